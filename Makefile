@@ -1,0 +1,84 @@
+# Everything here needs Python and make alone: each target first installs what it uses into $(VENV).
+#
+#   make train         writes the data, trains with averaged weights, and shows their accuracy on the test split
+#   make test          the test suite; make test-pinned runs it on AllenNLP's own pins, under Python 3.10
+#   make lint          ruff and mypy; make format applies ruff's formatting
+#   make install       $(VENV) from $(PYTHON), skipped when nothing changed
+#   make lock          requirements/python3.N.txt afresh for $(PYTHON), from requirements/*.in
+#   make clean         removes all that these wrote
+#
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# "3.11 1a2b3c4d": the version, and which installation of it, so that $(VENV) follows an upgraded Python too.
+INTERPRETER := $(shell $(PYTHON) -c 'import sys, zlib; \
+	place = sys.version + getattr(sys, "base_prefix", sys.prefix); \
+	print("%d.%d %08x" % (sys.version_info[:2] + (zlib.crc32(place.encode()) % 2**32,)))' 2>/dev/null)
+VERSION := $(word 1,$(INTERPRETER))
+LOCK := $(wildcard requirements/python$(VERSION).txt)
+INSTALLED := $(VENV)/installed-$(word 2,$(INTERPRETER))
+
+PINNED_PYTHON ?= $(shell for python in python3.10 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.10*/bin/python; do \
+	"$$python" -c 'import sys; assert sys.version_info[:2] == (3, 10); print(sys.executable)' 2>/dev/null && break; done)
+
+DATA := data/python_tokens
+RUN := runs/python_tokens
+
+.PHONY: train test test-pinned pinned-python lint format install lock clean
+.DELETE_ON_ERROR:
+
+train: install
+	$(BIN)/python fixtures/python_tokens.py $(DATA)
+	$(BIN)/allennlp train training_configs/python_tokens.jsonnet --serialization-dir $(RUN) --force
+	$(BIN)/allennlp evaluate $(RUN)/model.tar.gz $(DATA)/test.tsv --output-file $(RUN)/test_averaged.json
+	$(BIN)/allennlp evaluate $(RUN)/model.tar.gz $(DATA)/test.tsv --output-file $(RUN)/test_raw.json \
+		--weights-file "$$(ls -t $(RUN)/model_state_*.th | head -n 1)"
+	@echo "test accuracy, averaged weights:  $$($(call accuracy,$(RUN)/test_averaged.json))"
+	@echo "test accuracy, last raw weights:  $$($(call accuracy,$(RUN)/test_raw.json))"
+	@echo "model:                            $(RUN)/model.tar.gz"
+
+accuracy = $(BIN)/python -c 'import json; print("%.4f" % json.load(open("$(1)"))["accuracy"])'
+
+test: install
+	$(BIN)/python -m pytest tests
+
+test-pinned: pinned-python
+	$(MAKE) test PYTHON=$(PINNED_PYTHON) VENV=.venv-pinned
+
+pinned-python:
+	$(if $(PINNED_PYTHON),,$(error No Python 3.10 is on the PATH or in pyenv, and AllenNLP's own pins need one \
+		(or give it as PINNED_PYTHON=...)))
+	@echo "AllenNLP's own pins run on $(PINNED_PYTHON)"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(INSTALLED)
+
+$(INSTALLED): $(LOCK) requirements/without_dependencies.txt setup.py pyproject.toml
+	$(supported)
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -r $(LOCK)
+	$(BIN)/python -m pip install --no-deps -r requirements/without_dependencies.txt
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+supported = $(if $(LOCK),,$(error allennlp_ema runs on Python 3.8 to 3.13, and PYTHON=$(PYTHON) is \
+	$(if $(VERSION),Python $(VERSION),not one that runs)))
+
+lock:
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python requirements/lock.py
+
+clean:
+	rm -rf .venv .venv-pinned $(DATA) $(RUN) build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
