@@ -1,0 +1,56 @@
+"""
+Averaged weights for AllenNLP. Importing this package registers everything in it.
+"""
+
+try:
+    import allennlp
+except ModuleNotFoundError as error:
+    if error.name != "allennlp":
+        raise
+    raise ModuleNotFoundError(
+        "allennlp_ema needs AllenNLP 2.10.1. Up to Python 3.10: pip install 'allennlp==2.10.1' "
+        "'numpy<2'. On a later Python AllenNLP's own requirements cannot be met: install them by "
+        "hand and then pip install --no-deps allennlp==2.10.1 (see the README of allennlp_ema)",
+        name="allennlp",
+    ) from error
+
+from allennlp_ema.allennlp_repairs import repair_allennlp
+from allennlp_ema.averages import (
+    BankMovingAverage,
+    ExponentialMovingAverage,
+    PolynomialMovingAverage,
+    PowerFunctionMovingAverage,
+    UniformMovingAverage,
+    WindowMovingAverage,
+)
+from allennlp_ema.decay_schedules import (
+    ConstantDecay,
+    CosineDecay,
+    DecaySchedule,
+    HalfLifeDecay,
+    InversePowerDecay,
+    PowerFunctionDecay,
+    WarmupDecay,
+)
+from allennlp_ema.moving_average import MovingAverage
+
+repair_allennlp()
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BankMovingAverage",
+    "ConstantDecay",
+    "CosineDecay",
+    "DecaySchedule",
+    "ExponentialMovingAverage",
+    "HalfLifeDecay",
+    "InversePowerDecay",
+    "MovingAverage",
+    "PolynomialMovingAverage",
+    "PowerFunctionDecay",
+    "PowerFunctionMovingAverage",
+    "UniformMovingAverage",
+    "WarmupDecay",
+    "WindowMovingAverage",
+]

@@ -1,0 +1,98 @@
+from typing import Any, Dict, Iterable, Optional, Union
+
+from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
+
+from allennlp_ema.configuration_checks import check_number
+from allennlp_ema.decay_schedules import ConstantDecay, DecaySchedule, WarmupDecay
+from allennlp_ema.moving_average import MovingAverage, NamedParameter
+
+
+# In the place of AllenNLP's own, whose arguments it takes.
+@AllenNLPMovingAverage.register("exponential", exist_ok=True)
+class ExponentialMovingAverage(MovingAverage):
+    """
+    The exponential moving average, `average = decay * average + (1 - decay) * parameter`.
+
+    For a number, the decay at update `n` is `min(decay, (numerator + n) / (denominator + n))` where
+    `apply` is given `n`, as the trainer does, and else `decay` itself: the rule of
+    `tf.train.ExponentialMovingAverage`. A number may be changed between two updates:
+    `average.decay = 0.99`.
+
+    Registered as a `MovingAverage` with name "exponential", the default.
+
+    # Parameters
+
+    parameters : `Iterable[Tuple[str, Tensor]]`
+        The named parameters to average. The trainer gives them.
+    decay : `Union[float, DecaySchedule]`, optional (default = `0.9999`)
+        A number within [0, 1] or a schedule.
+    numerator : `float`, optional (default = `1.0`)
+        Of the warm-up of a number, 0 or more.
+    denominator : `float`, optional (default = `10.0`)
+        Of the warm-up of a number, above 0.
+    zero_debias : `bool`, optional (default = `False`)
+        Forget the initial value: the weight `1 - decay` is divided by
+        `1 - (the product of all decays so far)` (Kingma and Ba 2015, section 3).
+    **kwargs
+        The keys that every average takes, see `MovingAverage`.
+    """
+
+    continues_allennlp_state = True
+
+    def __init__(
+        self,
+        parameters: Iterable[NamedParameter],
+        decay: Union[float, DecaySchedule] = 0.9999,
+        numerator: float = 1.0,
+        denominator: float = 10.0,
+        zero_debias: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.numerator = check_number("numerator", numerator, minimum=0)
+        self.denominator = check_number("denominator", denominator, above=0)
+        self.zero_debias = zero_debias
+        self.decay = decay
+        super().__init__(parameters, **kwargs)
+
+    @property
+    def decay(self) -> Union[float, DecaySchedule]:
+        return self._decay
+
+    @decay.setter
+    def decay(self, decay: Union[float, DecaySchedule]) -> None:
+        if not isinstance(decay, DecaySchedule):
+            decay = check_number("decay", decay, minimum=0, maximum=1)
+            self._constant = ConstantDecay(decay)
+            self._warmup = WarmupDecay(decay, self.numerator, self.denominator)
+        else:
+            # What no decay is, is known at the first update at the latest.
+            decay.over(1, 1)
+        self._decay = decay
+
+    def averaging_weight(
+        self, num_averaged: int, num_updates: Optional[int], interval: int = 1
+    ) -> float:
+        if isinstance(self._decay, DecaySchedule):
+            schedule = self._decay
+        else:
+            schedule = self._constant if num_updates is None else self._warmup
+        return 1.0 - schedule.over(self._updates_since_start(num_averaged, num_updates), interval)
+
+    def _changeable_settings(self) -> Dict[str, Any]:
+        return {} if isinstance(self._decay, DecaySchedule) else {"decay": self._decay}
+
+    def _weighting_in_words(self) -> str:
+        if isinstance(self._decay, DecaySchedule):
+            words = f"decay {self._decay}"
+        else:
+            words = f"decay {self._decay}"
+            binds_from = self._warmup.binds_from()
+            warmup = f"({self.numerator:g} + n) / ({self.denominator:g} + n)"
+            if binds_from is None:
+                words += f", which the warm-up {warmup} holds below at every update n"
+            elif binds_from:
+                words += (
+                    f" in force from update {self.start_step + binds_from:,} on, below it the "
+                    f"warm-up {warmup} at update n"
+                )
+        return words + (", zero-debiased" if self.zero_debias else "")

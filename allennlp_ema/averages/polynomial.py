@@ -1,0 +1,42 @@
+from typing import Any, Iterable, Optional
+
+from allennlp_ema.configuration_checks import check_number
+from allennlp_ema.moving_average import MovingAverage, NamedParameter
+
+
+@MovingAverage.register("polynomial")
+class PolynomialMovingAverage(MovingAverage):
+    """
+    Polynomial-decay averaging: the weight of update `n` is `(eta + 1) / (n + eta)` (Shamir and Zhang
+    2013, "Stochastic Gradient Descent for Non-smooth Optimization", eq. 4). `eta` 0 is the plain mean,
+    a larger one forgets the beginning faster.
+
+    Registered as a `MovingAverage` with name "polynomial".
+
+    # Parameters
+
+    parameters : `Iterable[Tuple[str, Tensor]]`
+        The named parameters to average. The trainer gives them.
+    eta : `float`, optional (default = `8.0`)
+        0 or more.
+    **kwargs
+        The keys that every average takes, see `MovingAverage`.
+    """
+
+    def __init__(
+        self, parameters: Iterable[NamedParameter], eta: float = 8.0, **kwargs: Any
+    ) -> None:
+        self.eta = check_number("eta", eta, minimum=0)
+        super().__init__(parameters, **kwargs)
+
+    def averaging_weight(
+        self, num_averaged: int, num_updates: Optional[int], interval: int = 1
+    ) -> float:
+        updates = self._updates_since_start(num_averaged, num_updates)
+        # The parameters of update 1 are all there is of the trajectory then.
+        if updates <= interval:
+            return 1.0
+        remaining = 1.0
+        for update in range(updates - interval + 1, updates + 1):
+            remaining *= (update - 1) / (update + self.eta)
+        return 1.0 - remaining

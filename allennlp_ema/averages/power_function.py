@@ -1,0 +1,45 @@
+from typing import Any, Iterable, Optional
+
+from allennlp_ema.decay_schedules import PowerFunctionDecay
+from allennlp_ema.moving_average import MovingAverage, NamedParameter
+
+
+@MovingAverage.register("power_function")
+class PowerFunctionMovingAverage(MovingAverage):
+    """
+    The power function average: update `t` of `T` counts in proportion to `(t / T)^gamma`, so that the
+    average grows longer with training (Karras et al. 2023, eq. 127; the weight of a sample `k` updates
+    after the one before is `1 - (1 - k/n)^(gamma + 1)` at update `n`).
+
+    Registered as a `MovingAverage` with name "power_function".
+
+    # Parameters
+
+    parameters : `Iterable[Tuple[str, Tensor]]`
+        The named parameters to average. The trainer gives them.
+    sigma_rel : `float`, optional (default = `None`)
+        The profile's standard deviation relative to the length of training, above 0 and below
+        `12^-0.5 = 0.28868` (eq. 126). Exactly one of `sigma_rel` and `gamma` is given.
+    gamma : `float`, optional (default = `None`)
+        The profile's exponent, 0 or more.
+    **kwargs
+        The keys that every average takes, see `MovingAverage`.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[NamedParameter],
+        sigma_rel: Optional[float] = None,
+        gamma: Optional[float] = None,
+        **kwargs: Any,
+    ) -> None:
+        self._schedule = PowerFunctionDecay(sigma_rel, gamma)
+        self.sigma_rel = sigma_rel
+        self.gamma = gamma
+        super().__init__(parameters, **kwargs)
+
+    def averaging_weight(
+        self, num_averaged: int, num_updates: Optional[int], interval: int = 1
+    ) -> float:
+        updates = self._updates_since_start(num_averaged, num_updates)
+        return 1.0 - self._schedule.over(updates, interval)

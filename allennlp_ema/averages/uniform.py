@@ -1,0 +1,18 @@
+from typing import Optional
+
+from allennlp_ema.moving_average import MovingAverage
+
+
+# The name that a state carries is registered first, so it stands last.
+@MovingAverage.register("swa")
+@MovingAverage.register("uniform")
+class UniformMovingAverage(MovingAverage):
+    """
+    The plain mean of what was sampled: stochastic weight averaging (Izmailov et al. 2018, algorithm 1)
+    with `start_step` and `update_every`.
+
+    Registered as a `MovingAverage` with names "uniform" and "swa".
+    """
+
+    def averaging_weight(self, num_averaged: int, num_updates: Optional[int]) -> float:
+        return 1.0 / (num_averaged + 1)

@@ -1,0 +1,76 @@
+"""
+Checks of configuration values: each raises a `ConfigurationError` that names the key, the value and
+what is allowed, because that line is all that a user of `allennlp train` gets to see.
+"""
+
+import math
+from typing import Any, Optional, Sequence
+
+from allennlp.common.checks import ConfigurationError
+
+
+def check_number(
+    key: str,
+    value: Any,
+    minimum: Optional[float] = None,
+    maximum: Optional[float] = None,
+    above: Optional[float] = None,
+    below: Optional[float] = None,
+) -> float:
+    """
+    Returns `value` as a `float` if it is a finite number within the (inclusive) `minimum` and
+    `maximum` and the (exclusive) bounds `above` and `below`.
+
+    # Raises
+
+    `ConfigurationError` : if it is not.
+    """
+    bounds = [
+        f"{words} {bound:g}"
+        for words, bound in (
+            (">=", minimum),
+            ("<=", maximum),
+            (">", above),
+            ("<", below),
+        )
+        if bound is not None
+    ]
+    allowed = "a finite number" + (" " + " and ".join(bounds) if bounds else "")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or (minimum is not None and value < minimum)
+        or (maximum is not None and value > maximum)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+    ):
+        raise ConfigurationError(f'"{key}" is {value!r}, but has to be {allowed}')
+    return float(value)
+
+
+def check_integer(key: str, value: Any, minimum: int) -> int:
+    """
+    Returns `value` if it is an integer of at least `minimum`.
+
+    # Raises
+
+    `ConfigurationError` : if it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigurationError(f'"{key}" is {value!r}, but has to be an integer >= {minimum}')
+    return value
+
+
+def check_choice(key: str, value: Any, choices: Sequence[Any]) -> Any:
+    """
+    Returns `value` if it is one of `choices`.
+
+    # Raises
+
+    `ConfigurationError` : if it is not.
+    """
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ConfigurationError(f'"{key}" is {value!r}, but has to be one of {listed}')
+    return value

@@ -1,0 +1,431 @@
+"""
+Shadow weights: tensors and nothing else. One in-place `lerp` towards the parameters, and one exact
+exchange of values with them.
+"""
+
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+NamedTensor = Tuple[str, Tensor]
+
+# How many values of a tensor are worked on at a time: few enough that source, scratch and shadow stay
+# in a core's cache, enough that the overhead of a kernel call does not count.
+_CPU_BLOCK = 1 << 16
+_CUDA_BLOCK = 1 << 24
+
+_HAS_FOREACH_LERP = hasattr(torch, "_foreach_lerp_")
+_HAS_FOREACH_COPY = hasattr(torch, "_foreach_copy_")
+
+
+class ShadowWeights:
+    """
+    A second copy of named tensors (the parameters), which moves towards them or changes places with
+    them.
+
+    # Parameters
+
+    named_parameters : `Iterable[Tuple[str, Tensor]]`
+        The tensors to shadow, of any shape, device and floating dtype. Names of the same memory (tied
+        parameters) share one shadow.
+    dtype : `torch.dtype`, optional (default = `None`)
+        The shadows' dtype. `None` means float32 for half-precision tensors, else the tensor's own.
+    device : `torch.device`, optional (default = `None`)
+        The shadows' device. `None` means beside the tensor. Shadows of CUDA tensors that are kept
+        on the CPU are in pinned memory.
+    keep_dtype : `bool`, optional (default = `False`)
+        Each shadow has its tensor's own dtype: for copies rather than averages.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[NamedTensor],
+        dtype: Optional[torch.dtype] = None,
+        device: Optional[torch.device] = None,
+        keep_dtype: bool = False,
+    ) -> None:
+        self.parameters: List[Tensor] = []
+        self._index: Dict[str, int] = {}
+        self._names: Dict[int, str] = {}
+        seen: Dict[object, int] = {}
+        for name, parameter in named_parameters:
+            # Exchanging the values of tied parameters twice would undo the exchange.
+            index = seen.setdefault(_memory(parameter), len(self.parameters))
+            if index == len(self.parameters):
+                self.parameters.append(parameter)
+            self._index[name] = index
+            self._names.setdefault(id(parameter), name)
+        self.shadows: List[Tensor] = [
+            _new_shadow(
+                parameter, parameter.dtype if keep_dtype else _shadow_dtype(parameter, dtype), device
+            )
+            for parameter in self.parameters
+        ]
+        # Where the parameters' own values are while the shadows' are assigned.
+        self._raw: Optional[List[Tensor]] = None
+        self._passes: Dict[Tuple[int, ...], _Pass] = {}
+        self._pending: Optional[_Pass] = None
+
+    @property
+    def is_assigned(self) -> bool:
+        """Whether the parameters hold the shadows' values."""
+        return self._raw is not None
+
+    @property
+    def num_values(self) -> int:
+        """The number of values in all shadows."""
+        return sum(shadow.numel() for shadow in self.shadows)
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of all shadows in bytes."""
+        return sum(shadow.numel() * shadow.element_size() for shadow in self.shadows)
+
+    @property
+    def names(self) -> List[str]:
+        """The parameters' names, in the order in which they were given."""
+        return list(self._index)
+
+    def name_of(self, parameter: Tensor) -> Optional[str]:
+        """The (first) name of `parameter`, `None` if it has no shadow."""
+        return self._names.get(id(parameter))
+
+    def values(self) -> Dict[str, Tensor]:
+        """
+        # Returns
+
+        values : `Dict[str, Tensor]`
+            What the shadows hold, by name and never a copy. While it is assigned to parameters of
+            the same dtype, these are the parameters' own tensors.
+        """
+        self._flush()
+        return {name: self._place(index) for name, index in self._index.items()}
+
+    def raw_values(self) -> Dict[str, Tensor]:
+        """
+        # Returns
+
+        values : `Dict[str, Tensor]`
+            The parameters' own values, by name and never a copy, wherever they are at present.
+        """
+        places = [p.detach() for p in self.parameters] if self._raw is None else self._raw
+        return {name: places[index] for name, index in self._index.items()}
+
+    def load(self, values: Dict[str, Tensor]) -> None:
+        """Copies `values`, one for each name, to where the shadows' values are at present."""
+        self._flush()
+        with torch.no_grad():
+            for name, index in self._index.items():
+                self._place(index).copy_(values[name])
+                if self.is_assigned:
+                    self.parameters[index].copy_(values[name])
+
+    def lerp(self, other: "ShadowWeights", weight: float) -> None:
+        """
+        `shadow += weight * (other - shadow)`, towards other shadows of the same parameters.
+        """
+        other._flush()
+        with torch.no_grad():
+            _Pass([self], [other.shadows]).run([weight])
+
+    def assign(self) -> None:
+        """
+        Gives the parameters the shadows' values. Where both are of one dtype they change places
+        through a small scratch; elsewhere the parameters' own values are set aside.
+        """
+        assert self._raw is None
+        self._flush()
+        with torch.no_grad():
+            self._raw = [
+                shadow if shadow.dtype == parameter.dtype else parameter.detach().clone()
+                for parameter, shadow in zip(self.parameters, self.shadows)
+            ]
+            for blocks in self._exchanged():
+                _exchange(*blocks)
+            for index, parameter in enumerate(self.parameters):
+                if self._raw[index] is not self.shadows[index]:
+                    parameter.copy_(self.shadows[index])
+
+    def restore(self) -> None:
+        """Gives the parameters their own values again, bit for bit."""
+        assert self._raw is not None
+        with torch.no_grad():
+            # Backwards, which is exact even for parameters that share a part of their memory.
+            for blocks in reversed(self._exchanged()):
+                _exchange(*blocks)
+            for index, parameter in enumerate(self.parameters):
+                if self._raw[index] is not self.shadows[index]:
+                    parameter.copy_(self._raw[index])
+        self._raw = None
+
+    def _exchanged(self) -> List[List[List[Tensor]]]:
+        groups: Dict[object, List[List[Tensor]]] = {}
+        for parameter, shadow in zip(self.parameters, self.shadows):
+            if shadow.dtype == parameter.dtype:
+                key = (parameter.dtype, parameter.device, shadow.device)
+                groups.setdefault(key, []).append([parameter.detach(), shadow])
+        exchanged = []
+        for pairs in groups.values():
+            scratch = _Scratch(pairs[0][1])
+            for parameters, shadows in _blocks(pairs):
+                exchanged.append([parameters, shadows, scratch.like(shadows)])
+        return exchanged
+
+    def _place(self, index: int) -> Tensor:
+        if self._raw is not None and self._raw[index] is self.shadows[index]:
+            return self.parameters[index].detach()
+        return self.shadows[index]
+
+    def _flush(self) -> None:
+        if self._pending is not None:
+            self._pending.flush()
+
+
+def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) -> None:
+    """
+    `shadow += weight * (parameter - shadow)`, for several shadow weights in one pass over the
+    parameters that they share.
+
+    # Parameters
+
+    shadow_weights : `Sequence[ShadowWeights]`
+    weights : `Sequence[float]`
+        One for each, within [0, 1]. A weight of 1 copies; one of 0 leaves the shadows alone.
+    """
+    moving = [(member, weight) for member, weight in zip(shadow_weights, weights) if weight]
+    if not moving:
+        return
+    members = [member for member, _ in moving]
+    key = tuple(id(member) for member in members)
+    with torch.no_grad():
+        # The first member keeps the pass, and with it every other member, alive.
+        current = members[0]._passes.get(key)
+        if current is None or current.is_stale():
+            current = _Pass(members, [member.parameters for member in members])
+            members[0]._passes[key] = current
+        current.run([weight for _, weight in moving])
+
+
+class _Pass:
+    """
+    One pass over source tensors that moves the shadows of several members, prepared once: tensors are
+    grouped by device and dtype.
+    """
+
+    def __init__(
+        self, members: Sequence[ShadowWeights], sources: Sequence[Sequence[Tensor]]
+    ) -> None:
+        self._members = members
+        rows: Dict[object, Tuple[Tensor, Dict[int, Tensor]]] = {}
+        for number, (member, member_sources) in enumerate(zip(members, sources)):
+            for source, shadow in zip(member_sources, member.shadows):
+                key = (_memory(source), shadow.device)
+                rows.setdefault(key, (source, {}))[1][number] = shadow
+        groups: Dict[object, List[Tuple[Tensor, Dict[int, Tensor]]]] = {}
+        for source, shadows in rows.values():
+            dtypes = tuple((number, shadow.dtype) for number, shadow in shadows.items())
+            shadow_device = next(iter(shadows.values())).device
+            key = (source.device, source.dtype, shadow_device, dtypes)
+            groups.setdefault(key, []).append((source, shadows))
+        self._groups = [
+            _Group(
+                members=list(group[0][1]),
+                sources=[source for source, _ in group],
+                shadows=[list(shadows.values()) for _, shadows in group],
+            )
+            for group in groups.values()
+        ]
+        self._deferred: Optional[Sequence[float]] = None
+
+    def is_stale(self) -> bool:
+        return any(group.is_stale() for group in self._groups)
+
+    def run(self, weights: Sequence[float]) -> None:
+        for member in self._members:
+            member._flush()
+        for group in self._groups:
+            if group.staged is None:
+                group.lerp(weights)
+            else:
+                group.stage()
+                # The copy to the host is on its way; what it needs there is done when it is needed,
+                # so that neither side waits for the other.
+                self._deferred = weights
+        if self._deferred is not None:
+            for member in self._members:
+                member._pending = self
+
+    def flush(self) -> None:
+        weights, self._deferred = self._deferred, None
+        for member in self._members:
+            member._pending = None
+        if weights is not None:
+            with torch.no_grad():
+                for group in self._groups:
+                    if group.staged is not None:
+                        group.staged.synchronize()
+                        group.lerp(weights)
+
+
+class _Group:
+    """
+    Sources of one device and dtype, and the shadows of the members that follow them.
+
+    members : positions of the members, for their weights
+    sources : one for each tensor
+    shadows : for each tensor one for each member, all on one device
+    """
+
+    def __init__(
+        self, members: List[int], sources: List[Tensor], shadows: List[List[Tensor]]
+    ) -> None:
+        self._members = members
+        self._sources = sources
+        self._addresses = [source.data_ptr() for source in sources]
+        self.staged: Optional[torch.cuda.Event] = None
+        first_source, first_shadows = sources[0], shadows[0]
+        if first_source.device != first_shadows[0].device:
+            self._staging = [_new_shadow(s, s.dtype, first_shadows[0].device) for s in sources]
+            self.staged = torch.cuda.Event()
+            sources = self._staging
+        needs_blocks = (
+            len(members) > 1
+            or first_source.dtype != first_shadows[0].dtype
+            or not _HAS_FOREACH_LERP
+        )
+        # Without blocks the sources are the parameters themselves, wherever their data is moved.
+        self._is_direct = self.staged is None and not needs_blocks
+        rows = [[source.detach(), *row] for source, row in zip(sources, shadows)]
+        self._blocks = (
+            list(_blocks(rows)) if needs_blocks else [[list(column) for column in zip(*rows)]]
+        )
+        if self._is_direct:
+            self._blocks[0][0] = self._sources
+        self._scratches = {shadow.dtype: _Scratch(shadow) for shadow in first_shadows}
+        self._work = {shadow.dtype: _Scratch(shadow) for shadow in first_shadows}
+
+    def is_stale(self) -> bool:
+        """Whether a source's memory is no longer where the blocks were cut from it."""
+        return not self._is_direct and any(
+            source.data_ptr() != address for source, address in zip(self._sources, self._addresses)
+        )
+
+    def stage(self) -> None:
+        _copy_(self._staging, self._sources, non_blocking=True)
+        assert self.staged is not None
+        self.staged.record()
+
+    def lerp(self, weights: Sequence[float]) -> None:
+        for sources, *columns in self._blocks:
+            converted = {sources[0].dtype: sources}
+            for member, shadows in zip(self._members, columns):
+                dtype = shadows[0].dtype
+                if dtype not in converted:
+                    converted[dtype] = self._scratches[dtype].like(shadows)
+                    _copy_(converted[dtype], sources)
+                _lerp_(shadows, converted[dtype], weights[member], self._work[dtype])
+
+
+class _Scratch:
+    """One buffer, of the dtype and device of `like`, that block after block works in."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._buffer = torch.empty(0, dtype=like.dtype, device=like.device)
+
+    def like(self, tensors: Sequence[Tensor]) -> List[Tensor]:
+        num_values = sum(tensor.numel() for tensor in tensors)
+        if self._buffer.numel() < num_values:
+            self._buffer = self._buffer.new_empty(num_values)
+        pieces = self._buffer[:num_values].split([tensor.numel() for tensor in tensors])
+        return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors)]
+
+
+def _exchange(parameters: List[Tensor], shadows: List[Tensor], aside: List[Tensor]) -> None:
+    _copy_(aside, parameters)
+    _copy_(parameters, shadows)
+    _copy_(shadows, aside)
+
+
+def _lerp_(
+    shadows: List[Tensor], sources: List[Tensor], weight: float, work: _Scratch
+) -> None:
+    if weight == 1.0:
+        _copy_(shadows, sources)
+    elif _HAS_FOREACH_LERP:
+        torch._foreach_lerp_(shadows, sources, weight)
+    elif weight < 0.5 and shadows[0].device.type == "cpu":
+        # What `lerp_` computes, which before torch 2 is not vectorized.
+        for shadow, source, difference in zip(shadows, sources, work.like(shadows)):
+            torch.sub(source, shadow, out=difference)
+            shadow.add_(difference, alpha=weight)
+    else:
+        for shadow, source in zip(shadows, sources):
+            shadow.lerp_(source, weight)
+
+
+def _copy_(targets: List[Tensor], sources: List[Tensor], non_blocking: bool = False) -> None:
+    if _HAS_FOREACH_COPY:
+        torch._foreach_copy_(targets, sources, non_blocking)
+    else:
+        for target, source in zip(targets, sources):
+            target.copy_(source, non_blocking=non_blocking)
+
+
+def _blocks(rows: Iterable[Sequence[Tensor]]) -> Iterator[List[List[Tensor]]]:
+    """
+    Cuts and packs rows of equally shaped tensors into blocks of about the same number of values.
+    Each block has one list of tensors for each column.
+    """
+    block: List[Sequence[Tensor]] = []
+    num_values = 0
+    for row in rows:
+        limit = _CUDA_BLOCK if row[0].is_cuda else _CPU_BLOCK
+        for piece in _pieces(row, limit):
+            if block and num_values + piece[0].numel() > limit:
+                yield [list(column) for column in zip(*block)]
+                block, num_values = [], 0
+            block.append(piece)
+            num_values += piece[0].numel()
+    if block:
+        yield [list(column) for column in zip(*block)]
+
+
+def _pieces(row: Sequence[Tensor], limit: int) -> Iterator[Sequence[Tensor]]:
+    flat = [_flat(tensor) for tensor in row]
+    if len({tensor.stride() for tensor in row}) > 1 or any(tensor is None for tensor in flat):
+        yield row
+    else:
+        yield from zip(*(tensor.split(limit) for tensor in flat if tensor is not None))
+
+
+def _flat(tensor: Tensor) -> Optional[Tensor]:
+    """A view of all values in the order of memory, `None` where there are gaps or overlaps."""
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    in_order = tensor.permute(order) if order else tensor
+    return in_order.view(-1) if in_order.is_contiguous() else None
+
+
+def _memory(tensor: Tensor) -> object:
+    if tensor.numel() == 0:
+        return id(tensor)
+    return (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+
+
+def _shadow_dtype(parameter: Tensor, dtype: Optional[torch.dtype]) -> torch.dtype:
+    if dtype is not None:
+        return dtype
+    return torch.float32 if parameter.element_size() < 4 else parameter.dtype
+
+
+def _new_shadow(tensor: Tensor, dtype: torch.dtype, device: Optional[torch.device]) -> Tensor:
+    device = tensor.device if device is None else device
+    shadow = torch.empty_like(
+        tensor,
+        dtype=dtype,
+        device=device,
+        pin_memory=tensor.is_cuda and device.type == "cpu",
+        requires_grad=False,
+    )
+    with torch.no_grad():
+        return shadow.copy_(tensor)
