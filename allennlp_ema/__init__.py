@@ -3,7 +3,7 @@ Averaged weights for AllenNLP. Importing this package registers everything in it
 """
 
 try:
-    import allennlp
+    import allennlp  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name != "allennlp":
         raise

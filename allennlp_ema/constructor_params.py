@@ -34,10 +34,10 @@ class ExplainedFromParams(FromParams):
         if constructor_to_inspect is cls.__init__ and isinstance(given, dict):
             _check_keys(cls, given, extras)
         try:
-            return super().from_params(  # type: ignore[misc]
+            return super().from_params(
                 params=params,
-                constructor_to_call=constructor_to_call,
-                constructor_to_inspect=constructor_to_inspect,
+                constructor_to_call=constructor_to_call,  # type: ignore[arg-type]
+                constructor_to_inspect=constructor_to_inspect,  # type: ignore[arg-type]
                 **extras,
             )
         except (ConfigurationError, TypeError) as error:
@@ -82,9 +82,9 @@ def _causes(error: BaseException) -> List[str]:
 
 def constructor_arguments(instance: Any) -> Dict[str, Any]:
     """
-    The constructor arguments of `instance` that differ from their defaults, read from the attributes
-    of the same name (or with an underscore before it), which is where AllenNLP's own `to_params`
-    looks.
+    The constructor arguments of `instance` that differ from their defaults, read from the
+    attributes of the same name (or with an underscore before it), which is where AllenNLP's own
+    `to_params` looks.
     """
     arguments = {}
     for key, parameter in infer_constructor_params(type(instance)).items():

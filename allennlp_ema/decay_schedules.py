@@ -148,9 +148,7 @@ class WarmupDecay(DecaySchedule):
         self.denominator = check_number("denominator", denominator, above=0)
 
     def __call__(self, num_updates: int) -> float:
-        return min(
-            self.decay, (self.numerator + num_updates) / (self.denominator + num_updates)
-        )
+        return min(self.decay, (self.numerator + num_updates) / (self.denominator + num_updates))
 
     def binds_from(self) -> Optional[int]:
         """
@@ -240,9 +238,9 @@ class CosineDecay(DecaySchedule):
 @DecaySchedule.register("power_function")
 class PowerFunctionDecay(DecaySchedule):
     """
-    `(1 - 1/n)^(gamma + 1)` at update `n` (Karras et al. 2023, "Analyzing and Improving the Training
-    Dynamics of Diffusion Models", eq. 127), and `(1 - k/n)^(gamma + 1)` over `k` updates at once. The
-    average with it weighs update `t` of `T` in proportion to `(t / T)^gamma`.
+    `(1 - 1/n)^(gamma + 1)` at update `n` (Karras et al. 2023, "Analyzing and Improving the
+    Training Dynamics of Diffusion Models", eq. 127), and `(1 - k/n)^(gamma + 1)` over `k` updates
+    at once. The average with it weighs update `t` of `T` in proportion to `(t / T)^gamma`.
 
     Registered as a `DecaySchedule` with name "power_function".
 
@@ -296,6 +294,7 @@ def sigma_rel_to_gamma(sigma_rel: float) -> float:
 
 def gamma_to_sigma_rel(gamma: float) -> float:
     """
-    The relative width of the power function profile of exponent `gamma` (Karras et al. 2023, eq. 126).
+    The relative width of the power function profile of exponent `gamma` (Karras et al. 2023,
+    eq. 126).
     """
     return (gamma + 1.0) ** 0.5 / ((gamma + 2.0) * (gamma + 3.0) ** 0.5)

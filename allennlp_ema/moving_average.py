@@ -69,7 +69,7 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
 
     default_implementation = "exponential"
 
-    # Whether the initial value is forgotten: weights are divided by the share that comes from samples.
+    # Whether the initial value is forgotten: each weight is divided by the sampled share.
     zero_debias: bool = False
 
     # Whether the state that AllenNLP's own class writes can be loaded.
@@ -103,8 +103,8 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
 
     def averaging_weight(self, num_averaged: int, num_updates: Optional[int]) -> float:
         """
-        The weight of the newest sample, `average += weight * (parameter - average)`: a pure function
-        of the counts.
+        The weight of the newest sample, `average += weight * (parameter - average)`: a pure
+        function of the counts.
 
         A rule whose weight depends on how many updates lie between two samples takes a third
         argument, `interval: int` (in updates; 1 unless `update_every` says otherwise).
@@ -171,8 +171,8 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         if not 0.0 <= weight <= 1.0:
             raise ConfigurationError(
                 f"{type(self).__name__}.averaging_weight gives {weight!r} for num_averaged = "
-                f"{counts.num_averaged}, num_updates = {since_start}, but a weight has to be within "
-                "[0, 1]"
+                f"{counts.num_averaged}, num_updates = {since_start}, but a weight has to be "
+                "within [0, 1]"
             )
         sampled = counts.sample(number, weight, self.zero_debias)
         shadow_weights, weight = self._sample(counts.num_averaged, sampled.last_weight)
@@ -294,7 +294,8 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         # Returns
 
         values : `Iterable[Tuple[str, Tensor]]`
-            Names and raw values, never copies, of what is averaged, also while averages are assigned.
+            Names and raw values, never copies, of what is averaged, also while averages are
+            assigned.
         """
         return self._shadow_weights.raw_values().items()
 
@@ -416,7 +417,8 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         for name in there:
             if name not in here:
                 raise ConfigurationError(
-                    f'the state\'s "{what}" has an entry "{there[name]}", which is not averaged here'
+                    f'the state\'s "{what}" has an entry "{there[name]}", which is not averaged '
+                    "here"
                 )
         matched = {here[name]: values[there[name]] for name in here}
         for name, value in matched.items():
@@ -444,8 +446,8 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         shadow_weights = self._shadow_weights
         dtypes = sorted({str(s.dtype).replace("torch.", "") for s in shadow_weights.shadows})
         return (
-            f"{len(shadow_weights.shadows):,} parameters with {shadow_weights.num_values:,} values, "
-            f"{in_bytes(shadow_weights.num_bytes)} of {' and '.join(dtypes)}"
+            f"{len(shadow_weights.shadows):,} parameters with {shadow_weights.num_values:,} "
+            f"values, {in_bytes(shadow_weights.num_bytes)} of {' and '.join(dtypes)}"
         )
 
     def _weighting_in_words(self) -> str:
@@ -493,8 +495,8 @@ def _checked_parameters(parameters: Iterable[NamedParameter]) -> List[NamedParam
             raise ConfigurationError(f'"parameters" has two parameters of the name "{name}"')
         if not parameter.is_floating_point():
             raise ConfigurationError(
-                f'the parameter "{name}" is of dtype {parameter.dtype}, but only floating dtypes can '
-                "be averaged"
+                f'the parameter "{name}" is of dtype {parameter.dtype}, but only floating dtypes '
+                "can be averaged"
             )
         checked[name] = parameter
     if not checked:
@@ -516,7 +518,7 @@ def _selected(
             except (re.error, TypeError) as error:
                 raise ConfigurationError(
                     f'"{key}" has {regex!r}, which is not a regular expression: {error}'
-                )
+                ) from error
             if not matches:
                 logger.warning('"%s" has %r, which matches no parameter', key, regex)
     selected = [

@@ -10,8 +10,8 @@ from torch import Tensor
 
 NamedTensor = Tuple[str, Tensor]
 
-# How many values of a tensor are worked on at a time: few enough that source, scratch and shadow stay
-# in a core's cache, enough that the overhead of a kernel call does not count.
+# How many values of a tensor are worked on at a time: few enough that source, scratch and shadow
+# stay in a core's cache, enough that the overhead of a kernel call does not count.
 _CPU_BLOCK = 1 << 16
 _CUDA_BLOCK = 1 << 24
 
@@ -27,8 +27,8 @@ class ShadowWeights:
     # Parameters
 
     named_parameters : `Iterable[Tuple[str, Tensor]]`
-        The tensors to shadow, of any shape, device and floating dtype. Names of the same memory (tied
-        parameters) share one shadow.
+        The tensors to shadow, of any shape, device and floating dtype. Names of the same memory
+        (tied parameters) share one shadow.
     dtype : `torch.dtype`, optional (default = `None`)
         The shadows' dtype. `None` means float32 for half-precision tensors, else the tensor's own.
     device : `torch.device`, optional (default = `None`)
@@ -57,10 +57,8 @@ class ShadowWeights:
             self._index[name] = index
             self._names.setdefault(id(parameter), name)
         self.shadows: List[Tensor] = [
-            _new_shadow(
-                parameter, parameter.dtype if keep_dtype else _shadow_dtype(parameter, dtype), device
-            )
-            for parameter in self.parameters
+            _new_shadow(p, p.dtype if keep_dtype else _shadow_dtype(p, dtype), device)
+            for p in self.parameters
         ]
         # Where the parameters' own values are while the shadows' are assigned.
         self._raw: Optional[List[Tensor]] = None
@@ -209,8 +207,8 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
 
 class _Pass:
     """
-    One pass over source tensors that moves the shadows of several members, prepared once: tensors are
-    grouped by device and dtype.
+    One pass over source tensors that moves the shadows of several members, prepared once: tensors
+    are grouped by device and dtype.
     """
 
     def __init__(
@@ -226,8 +224,8 @@ class _Pass:
         for source, shadows in rows.values():
             dtypes = tuple((number, shadow.dtype) for number, shadow in shadows.items())
             shadow_device = next(iter(shadows.values())).device
-            key = (source.device, source.dtype, shadow_device, dtypes)
-            groups.setdefault(key, []).append((source, shadows))
+            group_key = (source.device, source.dtype, shadow_device, dtypes)
+            groups.setdefault(group_key, []).append((source, shadows))
         self._groups = [
             _Group(
                 members=list(group[0][1]),
@@ -347,9 +345,7 @@ def _exchange(parameters: List[Tensor], shadows: List[Tensor], aside: List[Tenso
     _copy_(shadows, aside)
 
 
-def _lerp_(
-    shadows: List[Tensor], sources: List[Tensor], weight: float, work: _Scratch
-) -> None:
+def _lerp_(shadows: List[Tensor], sources: List[Tensor], weight: float, work: _Scratch) -> None:
     if weight == 1.0:
         _copy_(shadows, sources)
     elif _HAS_FOREACH_LERP:

@@ -40,8 +40,8 @@ class AveragingCounts(NamedTuple):
         self, num_updates: int, weight: float, zero_debias: bool = False
     ) -> "AveragingCounts":
         """
-        The counts after an update whose sample got `weight`, or with `zero_debias` its share of what
-        comes from samples: with a decay `d` that is `(1 - d) / (1 - the product of all decays)`.
+        The counts after an update whose sample got `weight`, or with `zero_debias` its share of
+        what comes from samples: with decays that is `(1 - decay) / (1 - product of all decays)`.
         """
         # Summed up, because 1 minus the product itself loses its digits for decays close to 1.
         sampled_share = self.sampled_share + weight * (1.0 - self.sampled_share)

@@ -13,8 +13,8 @@ from allennlp_ema.shadow_weights import ShadowWeights
 class BankMovingAverage(MovingAverage):
     """
     Several averages of the same parameters, which read them once an update. One of them, `active`,
-    is what `assign_average_value` assigns; each is a `MovingAverage` in `averages`, whose own methods
-    (`bank.averages["slow"].average_values()`) reach the others.
+    is what `assign_average_value` assigns; each is a `MovingAverage` in `averages`, whose own
+    methods (`bank.averages["slow"].average_values()`) reach the others.
 
     Registered as a `MovingAverage` with name "bank".
 
@@ -27,8 +27,8 @@ class BankMovingAverage(MovingAverage):
     active : `str`
         The name of the one that is assigned.
     **kwargs
-        The keys that every average takes, see `MovingAverage`; they hold for each of `averages` that
-        does not have the key itself.
+        The keys that every average takes, see `MovingAverage`; they hold for each of `averages`
+        that does not have the key itself.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class BankMovingAverage(MovingAverage):
         self.active = check_choice("active", active, list(averages))
         parameters = list(parameters)
         self.averages: Dict[str, MovingAverage] = {}
+        average: Any
         for name, average in averages.items():
             if isinstance(average, Lazy):
                 shared = {key: v for key, v in kwargs.items() if key not in average._params}
@@ -102,7 +103,8 @@ class BankMovingAverage(MovingAverage):
         }
 
     def _member(self, of: Optional[str] = None) -> MovingAverage:
-        return self.averages[check_choice("of", self.active if of is None else of, [*self.averages])]
+        name = self.active if of is None else check_choice("of", of, list(self.averages))
+        return self.averages[name]
 
     # What `MovingAverage` does with one average it does here with the active one.
 
@@ -115,7 +117,7 @@ class BankMovingAverage(MovingAverage):
         return self._member()._counts
 
     @property
-    def _num_assigned(self) -> int:  # type: ignore[override]
+    def _num_assigned(self) -> int:
         return self._member()._num_assigned
 
     @_num_assigned.setter

@@ -7,9 +7,9 @@ from allennlp_ema.moving_average import MovingAverage, NamedParameter
 @MovingAverage.register("polynomial")
 class PolynomialMovingAverage(MovingAverage):
     """
-    Polynomial-decay averaging: the weight of update `n` is `(eta + 1) / (n + eta)` (Shamir and Zhang
-    2013, "Stochastic Gradient Descent for Non-smooth Optimization", eq. 4). `eta` 0 is the plain mean,
-    a larger one forgets the beginning faster.
+    Polynomial-decay averaging: the weight of update `n` is `(eta + 1) / (n + eta)` (Shamir and
+    Zhang 2013, "Stochastic Gradient Descent for Non-smooth Optimization", section 4). `eta` 0 is
+    the plain mean, a larger one forgets the beginning faster.
 
     Registered as a `MovingAverage` with name "polynomial".
 

@@ -7,9 +7,9 @@ from allennlp_ema.moving_average import MovingAverage, NamedParameter
 @MovingAverage.register("power_function")
 class PowerFunctionMovingAverage(MovingAverage):
     """
-    The power function average: update `t` of `T` counts in proportion to `(t / T)^gamma`, so that the
-    average grows longer with training (Karras et al. 2023, eq. 127; the weight of a sample `k` updates
-    after the one before is `1 - (1 - k/n)^(gamma + 1)` at update `n`).
+    The power function average: update `t` of `T` counts in proportion to `(t / T)^gamma`, so that
+    the average grows longer with training (Karras et al. 2023, eq. 127; the weight of a sample `k`
+    updates after the one before is `1 - (1 - k/n)^(gamma + 1)` at update `n`).
 
     Registered as a `MovingAverage` with name "power_function".
 

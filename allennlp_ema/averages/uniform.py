@@ -8,8 +8,8 @@ from allennlp_ema.moving_average import MovingAverage
 @MovingAverage.register("uniform")
 class UniformMovingAverage(MovingAverage):
     """
-    The plain mean of what was sampled: stochastic weight averaging (Izmailov et al. 2018, algorithm 1)
-    with `start_step` and `update_every`.
+    The plain mean of what was sampled: stochastic weight averaging (Izmailov et al. 2018,
+    algorithm 1) with `start_step` and `update_every`.
 
     Registered as a `MovingAverage` with names "uniform" and "swa".
     """

@@ -35,9 +35,7 @@ class WindowMovingAverage(MovingAverage):
         self._samples: List[ShadowWeights] = []
         self._is_fresh = True
         super().__init__(parameters, **kwargs)
-        self._samples = [
-            self._new_shadow_weights(keep_dtype=True) for _ in range(self.window_size)
-        ]
+        self._samples = [self._new_shadow_weights(keep_dtype=True) for _ in range(self.window_size)]
 
     def averaging_weight(self, num_averaged: int, num_updates: Optional[int]) -> float:
         return 1.0 / min(num_averaged + 1, self.window_size)
