@@ -277,7 +277,13 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
             if isinstance(parameter_or_name, str)
             else self._shadow_weights.name_of(parameter_or_name)
         )
-        return None if name is None else dict(self.named_averages()).get(name)
+        if name is None:
+            return None
+        averages = dict(self.named_averages())
+        if name in averages:
+            return averages[name]
+        plain = {_without_prefixes(key): average for key, average in averages.items()}
+        return plain.get(_without_prefixes(name))
 
     def named_averages(self) -> Iterable[Tuple[str, Tensor]]:
         """
@@ -514,7 +520,7 @@ def _selected(
             raise ConfigurationError(f'"{key}" is {regexes!r}, but has to be a list: [{regexes!r}]')
         for regex in regexes or []:
             try:
-                matches = any(re.search(regex, name) for name, _ in parameters)
+                matches = any(_is_named_by([regex], name) for name, _ in parameters)
             except (re.error, TypeError) as error:
                 raise ConfigurationError(
                     f'"{key}" has {regex!r}, which is not a regular expression: {error}'
@@ -524,8 +530,8 @@ def _selected(
     selected = [
         (name, parameter)
         for name, parameter in parameters
-        if (include is None or any(re.search(regex, name) for regex in include))
-        and not any(re.search(regex, name) for regex in exclude or [])
+        if (include is None or _is_named_by(include, name))
+        and not _is_named_by(exclude or [], name)
     ]
     if not selected:
         names = ", ".join(name for name, _ in parameters[:10])
@@ -534,6 +540,12 @@ def _selected(
             f"average; there are {names}" + (", ..." if len(parameters) > 10 else "")
         )
     return selected
+
+
+def _is_named_by(regexes: Sequence[str], name: str) -> bool:
+    # One configuration serves a run on one process and on several, where names have a prefix.
+    names = (name, _without_prefixes(name))
+    return any(re.search(regex, each) for regex in regexes for each in names)
 
 
 def _without_prefixes(name: str) -> str:
