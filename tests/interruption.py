@@ -1,6 +1,6 @@
 """
-A training run that dies at one batch. Without a word in the configuration, which `--recover` compares
-with that of the run it continues.
+A training run that dies at one batch, without a word in the configuration, which `--recover`
+compares with that of the run it continues.
 """
 
 import contextlib
