@@ -3,6 +3,7 @@ Decay schedules: pure functions from an update count to a decay. No tensors here
 """
 
 import math
+from numbers import Real
 from typing import Any, Dict, Optional
 
 import numpy
@@ -65,7 +66,7 @@ class DecaySchedule(ExplainedFromParams, Registrable):
     def _checked(self, num_updates: int) -> float:
         decay = self(num_updates)
         # The negation also refuses a NaN.
-        if not 0.0 <= decay <= 1.0:
+        if not (isinstance(decay, Real) and 0.0 <= decay <= 1.0):
             raise ConfigurationError(
                 f'"decay": the schedule {type(self).__name__} gives {decay!r} at update '
                 f"{num_updates}, but a decay has to be within [0, 1]"

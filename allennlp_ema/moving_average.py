@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import logging
 import re
+from numbers import Real
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -168,7 +169,7 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
             counts.num_averaged, None if num_updates is None else since_start, **arguments
         )
         # The negation also refuses a NaN.
-        if not 0.0 <= weight <= 1.0:
+        if not (isinstance(weight, Real) and 0.0 <= weight <= 1.0):
             raise ConfigurationError(
                 f"{type(self).__name__}.averaging_weight gives {weight!r} for num_averaged = "
                 f"{counts.num_averaged}, num_updates = {since_start}, but a weight has to be "
