@@ -23,23 +23,6 @@ from tests.interruption import KILL_AT, Interruption, interrupted_at
 
 REPOSITORY = Path(__file__).parent.parent
 DATA = REPOSITORY / "fixtures" / "data"
-if not (DATA / "train.tsv").exists():  # until the fixtures are committed
-    import random
-    import tempfile
-
-    DATA = Path(tempfile.mkdtemp())
-    _draw = random.Random(1)
-    for _name, _count in (("train", 24), ("dev", 8)):
-        (DATA / f"{_name}.tsv").write_text(
-            "".join(
-                "\t".join(
-                    f"{w}###{'abc'[w % 3]}"
-                    for w in (_draw.randrange(20) for _ in range(_draw.randrange(3, 9)))
-                )
-                + "\n"
-                for _ in range(_count)
-            )
-        )
 
 SECONDS_UNTIL_A_RUN_HANGS = 240
 
