@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from allennlp.commands.train import train_model
@@ -224,6 +224,27 @@ def latest_checkpoint(directory: Path) -> Tuple[Dict[str, torch.Tensor], Dict[st
     checkpoint = Checkpointer(str(directory)).load_checkpoint()
     assert checkpoint is not None
     return checkpoint.model_state, checkpoint.trainer_state
+
+
+KEEP_EVERY_UPDATE = {"save_every_num_batches": 1, "keep_most_recent_by_count": None}
+
+
+def raw_trajectory(directory: Path) -> List[Dict[str, torch.Tensor]]:
+    """
+    # Returns
+
+    trajectory : `List[Dict[str, Tensor]]`
+        The raw weights after each update of a run whose `"checkpointer"` is `KEEP_EVERY_UPDATE`, in
+        float64.
+    """
+    updates = {}
+    for file in directory.glob("model_state_e*_b*.th"):
+        epoch, batch = (int(part[1:]) for part in file.stem.split("_")[2:])
+        if batch:
+            updates[epoch, batch] = torch.load(str(file))
+    return [
+        {name: weights.double() for name, weights in updates[at].items()} for at in sorted(updates)
+    ]
 
 
 def metrics(directory: Path) -> Dict[str, Any]:
