@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 import torch
 from allennlp.training.learning_rate_schedulers import ReduceOnPlateauLearningRateScheduler
+from torch.torch_version import TorchVersion
 
 
 def repair_allennlp() -> None:
@@ -24,14 +25,19 @@ def _let_checkpoints_hold_numpy_numbers() -> None:
     not. AllenNLP's `cosine` scheduler computes the learning rate with numpy, so with it no
     checkpoint could be read and every `--recover` failed.
     """
-    if not hasattr(torch.serialization, "add_safe_globals"):
+    if TorchVersion(torch.__version__) < "2.6":
         return
     scalar: Any = numpy.float64(0).__reduce__()[0]
     numbers = [numpy.dtype(name) for name in ("float32", "float64", "int32", "int64", "bool")]
-    torch.serialization.add_safe_globals([scalar, numpy.dtype, *(type(n) for n in numbers)])
-    if scalar.__module__.startswith("numpy._core"):
-        # Checkpoints written under numpy 1 name the function by its old place.
-        torch.serialization.add_safe_globals([(scalar, "numpy.core.multiarray.scalar")])
+    torch.serialization.add_safe_globals(
+        [
+            # Numpy 1 and numpy 2 name the function differently in what they write.
+            (scalar, "numpy.core.multiarray.scalar"),
+            (scalar, "numpy._core.multiarray.scalar"),
+            numpy.dtype,
+            *(type(number) for number in numbers),
+        ]
+    )
 
 
 def _leave_verbose_out_of_reduce_on_plateau() -> None:
@@ -43,11 +49,13 @@ def _leave_verbose_out_of_reduce_on_plateau() -> None:
     if "verbose" in inspect.signature(torch_scheduler.__init__).parameters:
         return
     scheduler: Any = ReduceOnPlateauLearningRateScheduler
+    signature = inspect.signature(scheduler.__init__)
 
     # `wraps` keeps the signature, which `FromParams` reads.
     @functools.wraps(scheduler.__init__)
-    def __init__(self: Any, optimizer: torch.optim.Optimizer, **kwargs: Any) -> None:
-        kwargs.pop("verbose", None)
-        super(scheduler, self).__init__(torch_scheduler(optimizer, **kwargs))
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        arguments = signature.bind(self, *args, **kwargs).arguments
+        without_verbose = {k: v for k, v in arguments.items() if k not in ("self", "verbose")}
+        super(scheduler, self).__init__(torch_scheduler(**without_verbose))
 
     scheduler.__init__ = __init__
