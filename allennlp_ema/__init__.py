@@ -33,6 +33,7 @@ from allennlp_ema.decay_schedules import (
     WarmupDecay,
 )
 from allennlp_ema.moving_average import MovingAverage
+from allennlp_ema.optimizer import MovingAverageOptimizer
 
 repair_allennlp()
 
@@ -47,6 +48,7 @@ __all__ = [
     "HalfLifeDecay",
     "InversePowerDecay",
     "MovingAverage",
+    "MovingAverageOptimizer",
     "PolynomialMovingAverage",
     "PowerFunctionDecay",
     "PowerFunctionMovingAverage",

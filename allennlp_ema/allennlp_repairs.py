@@ -1,14 +1,18 @@
 """
-What AllenNLP 2.10.1 needs on a current torch. Each repair says why, and is made only where it is
-needed.
+What AllenNLP 2.10.1 needs on a current torch, and for averages that are right. Each repair says
+why, and is made only where it is needed.
 """
 
+import contextlib
 import functools
 import inspect
-from typing import Any
+from typing import Any, Iterator, Optional
 
 import numpy
 import torch
+from allennlp.common.checks import ConfigurationError
+from allennlp.training.callbacks.should_validate import ShouldValidateCallback
+from allennlp.training.gradient_descent_trainer import GradientDescentTrainer
 from allennlp.training.learning_rate_schedulers import ReduceOnPlateauLearningRateScheduler
 from torch.torch_version import TorchVersion
 
@@ -17,6 +21,9 @@ def repair_allennlp() -> None:
     """Makes every repair that the installed torch calls for."""
     _let_checkpoints_hold_numpy_numbers()
     _leave_verbose_out_of_reduce_on_plateau()
+    _take_the_average_of_the_optimizer()
+    _average_real_steps_only()
+    _decide_on_validation_when_the_epoch_begins()
 
 
 def _let_checkpoints_hold_numpy_numbers() -> None:
@@ -59,3 +66,99 @@ def _leave_verbose_out_of_reduce_on_plateau() -> None:
         super(scheduler, self).__init__(torch_scheduler(**without_verbose))
 
     scheduler.__init__ = __init__
+
+
+def _take_the_average_of_the_optimizer() -> None:
+    """
+    The trainer validates and writes `best.th` with averages only if they are its own
+    `moving_average`. With an optimizer that keeps an average both would be of raw weights.
+    """
+    trainer: Any = GradientDescentTrainer
+    init = trainer.__init__
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        if hasattr(self.optimizer, "hand_over_average"):
+            if self._moving_average is not None:
+                raise ConfigurationError(
+                    'the trainer has a "moving_average" and an "optimizer" that keeps one as well, '
+                    "but only one of them can be swapped in: take out either"
+                )
+            self._moving_average = self.optimizer.hand_over_average()
+
+    trainer.__init__ = __init__
+
+
+def _average_real_steps_only() -> None:
+    """
+    With `use_amp` the trainer averages after every batch, also where `GradScaler` skipped the step
+    because a gradient overflowed: parameters that did not move were averaged once more, and the
+    decay's warm-up and `update_every` counted them.
+    """
+    trainer: Any = GradientDescentTrainer
+    train = trainer.train
+
+    @functools.wraps(train)
+    def train_averaging_real_steps(self: Any) -> Any:
+        with _real_steps_only(self):
+            return train(self)
+
+    trainer.train = train_averaging_real_steps
+
+
+@contextlib.contextmanager
+def _real_steps_only(trainer: Any) -> Iterator[None]:
+    optimizer, average = trainer.optimizer, trainer._moving_average
+    if trainer._scaler is None or average is None:
+        yield
+        return
+    optimizer_step, apply = optimizer.step, average.apply
+    took_a_step = False
+
+    @functools.wraps(optimizer_step)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        nonlocal took_a_step
+        loss = optimizer_step(*args, **kwargs)
+        # A fused optimizer is called after an overflow too, and told by this to do nothing.
+        took_a_step = not getattr(optimizer, "found_inf", False)
+        return loss
+
+    def apply_after_a_step(num_updates: Optional[int] = None) -> None:
+        nonlocal took_a_step
+        if took_a_step:
+            # The trainer's own number counts the skipped steps too.
+            apply(average.num_updates + 1 if hasattr(average, "num_updates") else num_updates)
+        took_a_step = False
+
+    optimizer.step, average.apply = step, apply_after_a_step
+    try:
+        yield
+    finally:
+        optimizer.step, average.apply = optimizer_step, apply
+
+
+def _decide_on_validation_when_the_epoch_begins() -> None:
+    """
+    `ShouldValidateCallback` decided on the next epoch at the end of each, before the trainer asks
+    whether to save the best model: an epoch that was not validated was saved as `best.th`, and one
+    that was the best was not. After `--recover` it decided for the first epoch anew. And where the
+    last epochs were not validated, the model at the end was theirs instead of the best.
+    """
+
+    def on_start(self: Any, trainer: Any, is_primary: bool = True, **kwargs: Any) -> None:
+        first_epoch = trainer._start_after_epochs_completed
+        trainer._should_validate_this_epoch = self._should_validate(first_epoch)
+
+    def on_batch(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        trainer._should_validate_this_epoch = self._should_validate(trainer._epochs_completed)
+
+    def on_epoch(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        has_validation = trainer._validation_data_loader is not None
+        if has_validation and not trainer._should_validate_this_epoch:
+            trainer._metric_tracker._is_best_so_far = False
+
+    callback: Any = ShouldValidateCallback
+    callback.on_start = on_start
+    callback.on_batch = on_batch
+    callback.on_epoch = on_epoch
