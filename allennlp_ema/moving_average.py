@@ -7,7 +7,19 @@ import inspect
 import logging
 import re
 from numbers import Real
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import torch
 from allennlp.common import Registrable
@@ -96,8 +108,11 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         named_parameters = _checked_parameters(parameters)
         self._averaged_parameters = _selected(named_parameters, include, exclude)
         self._all_names = [name for name, _ in named_parameters]
+        # Entered when the averages are assigned, left when they are restored.
+        self.companions: List[ContextManager[Any]] = []
         self._counts = AveragingCounts()
         self._num_assigned = 0
+        self._assigned = contextlib.ExitStack()
         self._takes_interval = "interval" in inspect.signature(self.averaging_weight).parameters
         self._shadow_weights = self._new_shadow_weights()
         self._log_construction()
@@ -232,7 +247,12 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         """
         if self._num_assigned == 0:
             self._refresh()
-            self._shadow_weights.assign()
+            with contextlib.ExitStack() as assigned:
+                self._shadow_weights.assign()
+                assigned.callback(self._shadow_weights.restore)
+                for companion in self.companions:
+                    assigned.enter_context(companion)
+                self._assigned = assigned.pop_all()
         self._num_assigned += 1
 
     def restore(self) -> None:
@@ -245,9 +265,9 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         """
         if self._num_assigned == 0:
             raise RuntimeError("there is nothing to restore: no averages are assigned")
-        if self._num_assigned == 1:
-            self._shadow_weights.restore()
         self._num_assigned -= 1
+        if self._num_assigned == 0:
+            self._assigned.close()
 
     @property
     def is_assigned(self) -> bool:
@@ -265,6 +285,15 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
             yield
         finally:
             self.restore()
+
+    def members(self) -> List["MovingAverage"]:
+        """
+        # Returns
+
+        members : `List[MovingAverage]`
+            The averages in it: itself alone, unless it is a bank.
+        """
+        return [self]
 
     def average(self, parameter_or_name: Union[Tensor, str]) -> Optional[Tensor]:
         """
@@ -308,6 +337,10 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
 
     def _refresh(self) -> None:
         """Brings the shadows up to date, for an average that does not do so at each update."""
+
+    def _all_shadow_weights(self) -> List[ShadowWeights]:
+        """All that `apply` moves and all that is made from it."""
+        return [self._shadow_weights]
 
     def _new_shadow_weights(self, keep_dtype: bool = False) -> ShadowWeights:
         return ShadowWeights(

@@ -3,7 +3,7 @@ Shadow weights: tensors and nothing else. One in-place `lerp` towards the parame
 exchange of values with them.
 """
 
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,9 @@ class ShadowWeights:
         keep_dtype: bool = False,
     ) -> None:
         self.parameters: List[Tensor] = []
+        # Shadows of other tensors, which move with these and change places with them.
+        self.followers: List[ShadowWeights] = []
+        self._options: Dict[str, Any] = {"dtype": dtype, "device": device, "keep_dtype": keep_dtype}
         self._index: Dict[str, int] = {}
         self._names: Dict[int, str] = {}
         seen: Dict[object, int] = {}
@@ -64,6 +67,18 @@ class ShadowWeights:
         self._raw: Optional[List[Tensor]] = None
         self._passes: Dict[Tuple[int, ...], _Pass] = {}
         self._pending: Optional[_Pass] = None
+
+    def add_follower(self, named_tensors: Iterable[NamedTensor]) -> "ShadowWeights":
+        """
+        # Returns
+
+        follower : `ShadowWeights`
+            Shadows of other tensors: they get each `update` and `lerp` with the same weight, are
+            assigned and restored with these, and have names and values of their own.
+        """
+        follower = ShadowWeights(named_tensors, **self._options)
+        self.followers.append(follower)
+        return follower
 
     @property
     def is_assigned(self) -> bool:
@@ -126,6 +141,8 @@ class ShadowWeights:
         other._flush()
         with torch.no_grad():
             _Pass([self], [other.shadows]).run([weight])
+        for follower, other_follower in zip(self.followers, other.followers):
+            follower.lerp(other_follower, weight)
 
     def assign(self) -> None:
         """
@@ -144,6 +161,8 @@ class ShadowWeights:
             for index, parameter in enumerate(self.parameters):
                 if self._raw[index] is not self.shadows[index]:
                     parameter.copy_(self.shadows[index])
+        for follower in self.followers:
+            follower.assign()
 
     def restore(self) -> None:
         """Gives the parameters their own values again, bit for bit."""
@@ -156,6 +175,8 @@ class ShadowWeights:
                 if self._raw[index] is not self.shadows[index]:
                     parameter.copy_(self._raw[index])
         self._raw = None
+        for follower in self.followers:
+            follower.restore()
 
     def _exchanged(self) -> List[List[List[Tensor]]]:
         groups: Dict[object, List[List[Tensor]]] = {}
@@ -191,7 +212,12 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
     weights : `Sequence[float]`
         One for each, within [0, 1]. A weight of 1 copies; one of 0 leaves the shadows alone.
     """
-    moving = [(member, weight) for member, weight in zip(shadow_weights, weights) if weight]
+    moving = [
+        (member, weight)
+        for leader, weight in zip(shadow_weights, weights)
+        for member in (leader, *leader.followers)
+        if weight
+    ]
     if not moving:
         return
     members = [member for member, _ in moving]

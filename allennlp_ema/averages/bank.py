@@ -117,17 +117,24 @@ class BankMovingAverage(MovingAverage):
         return self._member()._counts
 
     @property
-    def _num_assigned(self) -> int:
-        return self._member()._num_assigned
+    def is_assigned(self) -> bool:
+        return self._member().is_assigned
 
-    @_num_assigned.setter
-    def _num_assigned(self, num_assigned: int) -> None:
-        self._member()._num_assigned = num_assigned
+    def assign_average_value(self) -> None:
+        self._member().assign_average_value()
 
-    def _refresh(self) -> None:
-        self._member()._refresh()
+    def restore(self) -> None:
+        self._member().restore()
 
     # What concerns all averages.
+
+    def members(self) -> List[MovingAverage]:
+        return [member for average in self.averages.values() for member in average.members()]
+
+    def _all_shadow_weights(self) -> List[ShadowWeights]:
+        return [
+            each for average in self.averages.values() for each in average._all_shadow_weights()
+        ]
 
     def _refuse_while_assigned(self) -> None:
         for average in self.averages.values():

@@ -50,6 +50,9 @@ class WindowMovingAverage(MovingAverage):
         super()._set_counts(counts)
         self._is_fresh = not self.num_averaged
 
+    def _all_shadow_weights(self) -> List[ShadowWeights]:
+        return [*super()._all_shadow_weights(), *self._samples]
+
     def _samples_in_order(self) -> List[ShadowWeights]:
         """What the window holds at present, the oldest sample first."""
         newest = self.num_averaged
