@@ -1,0 +1,128 @@
+"""
+Which weights a training validates, saves and leaves in the model: averaged or raw.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Dict, Optional
+
+import pytest
+import torch
+from allennlp.commands.evaluate import evaluate_from_archive
+from allennlp.models.archival import load_archive
+from allennlp.training import GradientDescentTrainer
+from allennlp.training.callbacks import TrainerCallback
+
+from tests.training_runs import DATA, best_weights, differences, metrics, tagger_config, train_here
+
+
+def config(**trainer: Any) -> Dict[str, Any]:
+    return tagger_config(
+        moving_average={"type": "exponential", "decay": 0.95},
+        checkpointer={"keep_most_recent_by_count": None},
+        **trainer,
+    )
+
+
+def averages(directory: Path, epochs_completed: int) -> Dict[str, torch.Tensor]:
+    state = torch.load(str(directory / f"training_state_e{epochs_completed}_b0.th"))
+    return dict(state["moving_average"]["averages"])
+
+
+def raw_weights(directory: Path, epochs_completed: int) -> Dict[str, torch.Tensor]:
+    return dict(torch.load(str(directory / f"model_state_e{epochs_completed}_b0.th")))
+
+
+def loss(directory: Path, weights: str) -> float:
+    results = evaluate_from_archive(
+        str(directory / "model.tar.gz"),
+        str(DATA / "dev.tsv"),
+        weights_file=str(directory / weights),
+        batch_size=4,
+    )
+    return results["loss"]
+
+
+def test_best_weights_are_averages_and_checkpoints_are_raw(tmp_path: Path) -> None:
+    unaveraged = tagger_config(checkpointer={"keep_most_recent_by_count": None})
+    train_here(unaveraged, tmp_path / "unaveraged")
+    model = train_here(config(), tmp_path / "run")
+    assert model is not None
+
+    archived = load_archive(str(tmp_path / "run" / "model.tar.gz")).model
+    for weights in (best_weights(tmp_path / "run"), archived.state_dict(), model.state_dict()):
+        assert differences(dict(weights), averages(tmp_path / "run", 4)) == []
+    for epoch in (1, 2, 3, 4):
+        raw = raw_weights(tmp_path / "run", epoch)
+        # Averaging has no influence on the training itself.
+        assert differences(raw, raw_weights(tmp_path / "unaveraged", epoch)) == []
+        assert len(differences(raw, averages(tmp_path / "run", epoch))) == len(raw)
+
+
+def test_best_epoch_is_not_the_last(tmp_path: Path) -> None:
+    model = train_here(config(validation_metric="+loss"), tmp_path / "run")
+    assert model is not None
+    assert metrics(tmp_path / "run")["best_epoch"] == 0
+    for weights in (best_weights(tmp_path / "run"), model.state_dict()):
+        assert differences(dict(weights), averages(tmp_path / "run", 1)) == []
+
+
+def test_validation_is_of_the_averages(tmp_path: Path) -> None:
+    train_here(config(), tmp_path / "run")
+    validated = metrics(tmp_path / "run")["validation_loss"]
+    assert loss(tmp_path / "run", "best.th") == pytest.approx(validated, rel=1e-6)
+    raw = loss(tmp_path / "run", "model_state_e4_b0.th")
+    assert raw != pytest.approx(validated, rel=1e-2)
+
+
+class Validation(TrainerCallback):
+    """Does something in the midst of the validation of the third epoch."""
+
+    trainer_in_use: ClassVar[GradientDescentTrainer]
+
+    def on_batch(
+        self,
+        trainer: GradientDescentTrainer,
+        batch_inputs: Any,
+        batch_outputs: Any,
+        batch_metrics: Any,
+        epoch: int,
+        batch_number: int,
+        is_training: bool,
+        is_primary: bool = True,
+        batch_grad_norm: Optional[float] = None,
+        **kwargs: Any,
+    ) -> None:
+        Validation.trainer_in_use = trainer
+        if not is_training and (epoch, batch_number) == (2, 2):
+            self.in_the_midst(trainer)
+
+    def in_the_midst(self, trainer: GradientDescentTrainer) -> None:
+        raise NotImplementedError
+
+
+class FailingValidation(Validation):
+    def in_the_midst(self, trainer: GradientDescentTrainer) -> None:
+        raise OSError("the validation fails")
+
+
+class CheckpointingValidation(Validation):
+    def in_the_midst(self, trainer: GradientDescentTrainer) -> None:
+        trainer._checkpointer.save_checkpoint(trainer)
+
+
+def test_validation_that_raises_leaves_raw_weights(tmp_path: Path) -> None:
+    train_here(config(), tmp_path / "straight")
+    callback = f"{__name__}.FailingValidation"
+    with pytest.raises(OSError, match="the validation fails"):
+        train_here(config(callbacks=[{"type": callback}]), tmp_path / "run")
+    weights = Validation.trainer_in_use.model.state_dict()
+    assert differences(dict(weights), raw_weights(tmp_path / "straight", 3)) == []
+
+
+def test_checkpoint_in_the_midst_of_a_validation(tmp_path: Path) -> None:
+    callback = f"{__name__}.CheckpointingValidation"
+    train_here(config(callbacks=[{"type": callback}]), tmp_path / "run")
+    state = torch.load(str(tmp_path / "run" / "training_state_e2_b6.th"))
+    assert (
+        differences(dict(state["moving_average"]["averages"]), averages(tmp_path / "run", 3)) == []
+    )
