@@ -29,8 +29,8 @@ setup(
         "torch>=1.12",
     ],
     extras_require={
-        # Not in install_requires: AllenNLP's own pins cannot be met on Python 3.11 and newer, where it has to be
-        # installed without its dependencies (see the README).
+        # Not in install_requires: AllenNLP's own pins cannot be met on Python 3.11 and newer, where
+        # it has to be installed without its dependencies (see the README).
         "allennlp": [
             "allennlp==2.10.1",
             "numpy<2",

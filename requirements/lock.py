@@ -1,6 +1,6 @@
 """
-Resolves the requirements of the interpreter that runs it and keeps the exact versions, without installing
-anything: `make lock PYTHON=python3.N` writes `requirements/python3.N.txt`.
+Resolves the requirements of the interpreter that runs it and keeps the exact versions, without
+installing anything: `make lock PYTHON=python3.N` writes `requirements/python3.N.txt`.
 """
 
 import json
@@ -18,8 +18,8 @@ ALLENNLP_PINS_END_AT = (3, 10)
 TORCHS_OWN = re.compile(r"(nvidia|cuda|triton)\b")
 
 HEADER = """\
-# Every package that `make install` puts beside Python {version}, at its exact version. Written by `make lock`
-# from {source}; not to be edited by hand.
+# Every package that `make install` puts beside Python {version}, at its exact version. Written by
+# `make lock` from {source}; not to be edited by hand.
 """
 
 
