@@ -271,3 +271,28 @@ def differences(one: Any, other: Any, place: str = "") -> Sequence[str]:
             for d in differences(a, b, f"{place}/{number}")
         ]
     return [] if type(one) is type(other) and one == other else [place]
+
+
+def assert_ended_alike(straight: Path, recovered: Path, best_after_epoch: int = 2) -> None:
+    """
+    That two runs with a moving average ended in the same, to the last bit.
+
+    # Parameters
+
+    best_after_epoch : `int`, optional (default = `2`)
+        The epoch of the kill. Only a later best one says anything about the recovery.
+    """
+    assert metrics(straight)["best_epoch"] > best_after_epoch
+    weights = best_weights(straight)
+    model_state, training_state = latest_checkpoint(straight)
+    # Else the average would be no average.
+    assert differences(dict(weights), dict(model_state)) != []
+
+    assert differences(weights, best_weights(recovered)) == []
+    recovered_model_state, recovered_training_state = latest_checkpoint(recovered)
+    assert differences(model_state, recovered_model_state) == []
+    for key in ("moving_average", "optimizer", "metric_tracker"):
+        assert differences(training_state[key], recovered_training_state[key]) == []
+    for key, value in metrics(straight).items():
+        if key.startswith(("best_", "validation_", "test_")):
+            assert metrics(recovered)[key] == value

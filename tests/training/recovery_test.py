@@ -16,6 +16,7 @@ from allennlp.models.archival import load_archive
 from tests.training_runs import (
     DATA,
     KEEP_EVERY_UPDATE,
+    assert_ended_alike,
     best_weights,
     differences,
     latest_checkpoint,
@@ -57,22 +58,6 @@ def config(moving_average: Any, **trainer: Any) -> Dict[str, Any]:
         "test_data_path": str(DATA / "dev.tsv"),
         "evaluate_on_test": True,
     }
-
-
-def assert_ended_alike(straight: Path, recovered: Path) -> None:
-    weights = best_weights(straight)
-    model_state, training_state = latest_checkpoint(straight)
-    # Else `best.th` would be from before the recovery, or the average would be no average.
-    assert metrics(straight)["best_epoch"] == 3
-    assert differences(weights, model_state) != []
-
-    assert differences(weights, best_weights(recovered)) == []
-    recovered_model_state, recovered_training_state = latest_checkpoint(recovered)
-    assert differences(model_state, recovered_model_state) == []
-    for key in ("moving_average", "optimizer", "metric_tracker"):
-        assert differences(training_state[key], recovered_training_state[key]) == []
-    for key in ("best_validation_loss", "test_loss"):
-        assert metrics(straight)[key] == metrics(recovered)[key]
 
 
 class Runs(NamedTuple):
