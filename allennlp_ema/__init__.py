@@ -23,6 +23,7 @@ from allennlp_ema.averages import (
     UniformMovingAverage,
     WindowMovingAverage,
 )
+from allennlp_ema.checkpointer import SwappingCheckpointer
 from allennlp_ema.decay_schedules import (
     ConstantDecay,
     CosineDecay,
@@ -52,6 +53,7 @@ __all__ = [
     "PolynomialMovingAverage",
     "PowerFunctionDecay",
     "PowerFunctionMovingAverage",
+    "SwappingCheckpointer",
     "UniformMovingAverage",
     "WarmupDecay",
     "WindowMovingAverage",

@@ -12,6 +12,7 @@ import numpy
 import torch
 from allennlp.common.checks import ConfigurationError
 from allennlp.training.callbacks.should_validate import ShouldValidateCallback
+from allennlp.training.checkpointer import Checkpointer
 from allennlp.training.gradient_descent_trainer import GradientDescentTrainer
 from allennlp.training.learning_rate_schedulers import ReduceOnPlateauLearningRateScheduler
 from torch.torch_version import TorchVersion
@@ -24,6 +25,7 @@ def repair_allennlp() -> None:
     _take_the_average_of_the_optimizer()
     _average_real_steps_only()
     _decide_on_validation_when_the_epoch_begins()
+    _let_every_worker_note_a_checkpoint()
 
 
 def _let_checkpoints_hold_numpy_numbers() -> None:
@@ -162,3 +164,22 @@ def _decide_on_validation_when_the_epoch_begins() -> None:
     callback.on_start = on_start
     callback.on_batch = on_batch
     callback.on_epoch = on_epoch
+
+
+def _let_every_worker_note_a_checkpoint() -> None:
+    """
+    In a distributed training only the primary worker noted that a checkpoint was saved. With
+    `save_every_num_batches` all others went to save another one after each of the batches that
+    followed, so that workers could not do anything together when a checkpoint is due.
+    """
+    checkpointer: Any = Checkpointer
+    save_checkpoint = checkpointer.save_checkpoint
+
+    @functools.wraps(save_checkpoint)
+    def save_and_note(self: Any, trainer: Any) -> None:
+        save_checkpoint(self, trainer)
+        if isinstance(trainer, GradientDescentTrainer):
+            self._last_save_num_epochs_completed = trainer._epochs_completed
+            self._last_save_num_batches_in_epoch_completed = trainer._batches_in_epoch_completed
+
+    checkpointer.save_checkpoint = save_and_note
