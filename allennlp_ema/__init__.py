@@ -23,6 +23,7 @@ from allennlp_ema.averages import (
     UniformMovingAverage,
     WindowMovingAverage,
 )
+from allennlp_ema.callbacks import RandomStateCallback
 from allennlp_ema.checkpointer import SwappingCheckpointer
 from allennlp_ema.decay_schedules import (
     ConstantDecay,
@@ -53,6 +54,7 @@ __all__ = [
     "PolynomialMovingAverage",
     "PowerFunctionDecay",
     "PowerFunctionMovingAverage",
+    "RandomStateCallback",
     "SwappingCheckpointer",
     "UniformMovingAverage",
     "WarmupDecay",

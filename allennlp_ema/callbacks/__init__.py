@@ -1,0 +1,3 @@
+from allennlp_ema.callbacks.random_state import RandomStateCallback
+
+__all__ = ["RandomStateCallback"]
