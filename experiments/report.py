@@ -1,0 +1,292 @@
+"""
+The tables of `experiments/README.md` and its pictures, from what is in `experiments/results`.
+
+    python -m experiments.report
+"""
+
+import csv
+import json
+import re
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+CONDITIONS = {
+    "full": "all training data",
+    "noisy": "20% of the training tags wrong",
+    "tenth": "10% of the training data",
+}
+SCHEDULES = {"constant": "constant", "linear_decay": "linear to 0"}
+DEFAULT = "exponential 0.9999"
+WEIGHTS = [
+    "raw",
+    DEFAULT,
+    "exponential 0.999",
+    "exponential 0.99",
+    "exponential 0.999, no warm-up",
+    "uniform from half-way",
+    "power function 0.05",
+    "power function 0.10",
+    "power function 0.20",
+    "polynomial 8",
+    "window, last quarter",
+]
+DRAWN = [
+    "raw",
+    DEFAULT,
+    "exponential 0.99",
+    "uniform from half-way",
+    "power function 0.05",
+    "power function 0.20",
+    "window, last quarter",
+]
+
+Result = Dict[str, Any]
+
+
+class Best(NamedTuple):
+    """The evaluation that `best.th` would hold: the first of the highest accuracy."""
+
+    accuracy: float
+    loss: float
+    epoch: int
+
+
+def load_results(results: Path) -> List[Result]:
+    return [json.loads(path.read_text()) for path in sorted(results.glob("*-*-*.json"))]
+
+
+def curve(result: Result, weights: str) -> List[Dict[str, Any]]:
+    """The evaluations of one average in one run, by epoch."""
+    return [e for e in result["evaluations"] if e["average"] == weights]
+
+
+def best(result: Result, weights: str) -> Best:
+    evaluation = max(curve(result, weights), key=lambda e: e["accuracy"])
+    return Best(evaluation["accuracy"], evaluation["loss"], evaluation["epoch"])
+
+
+class Row(NamedTuple):
+    """One kind of weights under one learning rate schedule, over its seeds."""
+
+    number: str
+    schedule: str
+    weights: str
+    results: Dict[int, Result]
+
+    @property
+    def accuracies(self) -> Dict[int, float]:
+        """The best accuracy by seed, in percent."""
+        return {seed: 100 * best(r, self.weights).accuracy for seed, r in self.results.items()}
+
+
+def rows(results: Sequence[Result], condition: str) -> List[Row]:
+    """All rows of a condition; one of which nothing was run has no results."""
+    found = []
+    for schedule in SCHEDULES:
+        runs = {
+            r["seed"]: r for r in results if (r["condition"], r["config"]) == (condition, schedule)
+        }
+        for weights in WEIGHTS:
+            number = f"{condition[0].upper()}{len(found) + 1}"
+            found.append(Row(number, schedule, weights, runs))
+    return found
+
+
+def spread(values: Sequence[float], digits: int, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):{sign}.{digits}f}{deviation}"
+
+
+def condition_table(results: Sequence[Result], condition: str) -> str:
+    all_rows = rows(results, condition)
+    raw = all_rows[0].accuracies
+    table = []
+    for row in all_rows:
+        runs = list(row.results.values())
+        if not runs:
+            continue
+        bests = [best(run, row.weights) for run in runs]
+        last = [100 * curve(run, row.weights)[-1]["accuracy"] for run in runs]
+        gains = [a - raw[seed] for seed, a in row.accuracies.items() if seed in raw]
+        wall = mean(run["wall_seconds"] for run in runs) / 60
+        cpu = mean(run["cpu_seconds"] for run in runs) / 60
+        table.append(
+            [
+                row.number,
+                SCHEDULES[row.schedule],
+                row.weights,
+                spread(list(row.accuracies.values()), 2),
+                spread(gains, 2, signed=True) if gains and row is not all_rows[0] else "",
+                spread(last, 2),
+                spread([b.loss for b in bests], 3),
+                ", ".join(str(b.epoch) for b in bests),
+                f"{wall:.1f} ({cpu:.1f})",
+            ]
+        )
+    header = [
+        "row",
+        "learning rate",
+        "weights",
+        "accuracy, %",
+        "against raw, constant",
+        "at the last epoch, %",
+        "loss",
+        "best epoch, by seed",
+        "minutes (of CPU)",
+    ]
+    return markdown(header, table)
+
+
+def epoch_table(columns: Dict[str, Optional[List[Dict[str, Any]]]]) -> str:
+    """Accuracy and loss by epoch of several curves beside each other."""
+    there = {name: c for name, c in columns.items() if c}
+    epochs = sorted({e["epoch"] for c in there.values() for e in c})
+    table = []
+    for epoch in epochs:
+        line = [str(epoch)]
+        for c in there.values():
+            at_epoch = [e for e in c if e["epoch"] == epoch]
+            line += [f"{100 * e['accuracy']:.3f} / {e['loss']:.5f}" for e in at_epoch] or [""]
+        table.append(line)
+    return markdown(["epoch", *there], table)
+
+
+def single(results: Sequence[Result], config: str, weights: str) -> Optional[List[Dict[str, Any]]]:
+    found = [r for r in results if (r["condition"], r["config"], r["seed"]) == ("full", config, 1)]
+    return curve(found[0], weights) if found else None
+
+
+def same_table(results: Sequence[Result]) -> str:
+    return epoch_table(
+        {
+            "AllenNLP's own": single(results, "allennlp_exponential", "average"),
+            "ours": single(results, "constant", DEFAULT),
+            "raw beside AllenNLP's own": single(results, "allennlp_exponential", "raw"),
+            "raw beside ours": single(results, "constant", "raw"),
+        }
+    )
+
+
+def recovered_table(results: Sequence[Result]) -> str:
+    return epoch_table(
+        {
+            "not interrupted": single(results, "constant", DEFAULT),
+            "ours, recovered": single(results, "recovered", "average"),
+            "raw beside it": single(results, "recovered", "raw"),
+            "AllenNLP's own, recovered": single(
+                results, "recovered_allennlp_exponential", "average"
+            ),
+            "raw beside AllenNLP's own": single(results, "recovered_allennlp_exponential", "raw"),
+        }
+    )
+
+
+def sweep_table(results: Path) -> str:
+    path = results / "sweep.csv"
+    if not path.exists():
+        return ""
+    with path.open(newline="") as lines:
+        header, *table = csv.reader(lines)
+    return markdown(header, table)
+
+
+def markdown(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *table]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def accuracy_by_epoch(results: Sequence[Result]) -> Figure:
+    panels = _panels(results)
+    figure = Figure(figsize=(5 * len(SCHEDULES), 0.7 + 3.3 * len(panels)))
+    axes = figure.subplots(len(panels), len(SCHEDULES), squeeze=False, sharey="row")
+    for line, condition in zip(axes, panels):
+        for axis, schedule in zip(line, SCHEDULES):
+            for row in rows(results, condition):
+                if row.schedule != schedule or row.weights not in DRAWN or not row.results:
+                    continue
+                curves = [curve(r, row.weights) for r in row.results.values()]
+                axis.plot(
+                    [e["epoch"] for e in curves[0]],
+                    [100 * mean(e["accuracy"] for e in at) for at in zip(*curves)],
+                    color="black" if row.weights == "raw" else f"C{DRAWN.index(row.weights)}",
+                    linestyle="--" if row.weights == "raw" else "-",
+                    marker=".",
+                    label=row.weights,
+                )
+            axis.set_title(f"{CONDITIONS[condition]}, learning rate {SCHEDULES[schedule]}")
+            axis.set_xlabel("epoch")
+            axis.grid(alpha=0.3)
+        line[0].set_ylabel("dev accuracy, % (mean of the seeds)")
+    _legend_below(figure, axes[0][0])
+    return figure
+
+
+def best_by_row(results: Sequence[Result]) -> Figure:
+    panels = _panels(results)
+    figure = Figure(figsize=(3.2 + 3.6 * len(panels), 5.2))
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, condition in zip(axes, panels):
+        for row in rows(results, condition):
+            if not row.results:
+                continue
+            number = list(SCHEDULES).index(row.schedule)
+            accuracies = list(row.accuracies.values())
+            height = WEIGHTS.index(row.weights) + 0.3 * (number - 0.5)
+            label = f"learning rate {SCHEDULES[row.schedule]}" if row.weights == "raw" else None
+            axis.plot(accuracies, [height] * len(accuracies), "o", color=f"C{number}", alpha=0.45)
+            axis.plot(
+                mean(accuracies), height, "|", color=f"C{number}", ms=13, mew=2.5, label=label
+            )
+        axis.set_title(CONDITIONS[condition])
+        axis.set_xlabel("best dev accuracy, %")
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks(range(len(WEIGHTS)))
+    axes[0].set_yticklabels(WEIGHTS)
+    axes[0].invert_yaxis()
+    _legend_below(figure, axes[0], "points: seeds; strokes: their mean")
+    return figure
+
+
+def _panels(results: Sequence[Result]) -> List[str]:
+    there = {r["condition"] for r in results if r["config"] in SCHEDULES}
+    return [condition for condition in CONDITIONS if condition in there]
+
+
+def _legend_below(figure: Figure, axis: Any, title: Optional[str] = None) -> None:
+    inches = 0.75
+    height = figure.get_size_inches()[1]
+    figure.tight_layout(rect=(0, inches / height, 1, 1))
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=4, title=title, frameon=False)
+
+
+def write_report(results: Path = RESULTS, readme: Path = HERE / "README.md") -> None:
+    """
+    Writes the tables between their marks in `readme`, and the pictures beside `results`' files.
+    """
+    loaded = load_results(results)
+    tables: List[Tuple[str, str]] = [(c, condition_table(loaded, c)) for c in CONDITIONS]
+    tables += [
+        ("same", same_table(loaded)),
+        ("recovered", recovered_table(loaded)),
+        ("sweep", sweep_table(results)),
+    ]
+    text = readme.read_text(encoding="utf-8")
+    for name, table in tables:
+        between = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = between.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+    readme.write_text(text, encoding="utf-8")
+    if _panels(loaded):
+        accuracy_by_epoch(loaded).savefig(results / "accuracy_by_epoch.png", dpi=110)
+        best_by_row(loaded).savefig(results / "best_by_row.png", dpi=110)
+
+
+if __name__ == "__main__":
+    write_report()

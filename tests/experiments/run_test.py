@@ -1,0 +1,87 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import run
+from experiments.report import WEIGHTS, write_report
+from experiments.run import Condition, Experiments, Run, a_tenth_of, with_noisy_tags
+from tests.training_runs import DATA
+
+SENTENCES = (DATA / "train.tsv").read_text(encoding="utf-8").splitlines()
+
+
+def words_and_tags(sentences: Any) -> Any:
+    pairs = [word.rsplit("###", 1) for line in sentences for word in line.split("\t")]
+    return [word for word, _ in pairs], [tag for _, tag in pairs]
+
+
+def test_a_fifth_of_the_tags_is_wrong_and_nothing_else() -> None:
+    words, tags = words_and_tags(SENTENCES)
+    noisy = with_noisy_tags(SENTENCES)
+    noisy_words, noisy_tags = words_and_tags(noisy)
+    assert [line.count("\t") for line in noisy] == [line.count("\t") for line in SENTENCES]
+    assert noisy_words == words
+    assert sum(a != b for a, b in zip(tags, noisy_tags)) == round(0.2 * len(tags))
+    assert set(noisy_tags) <= set(tags)
+    assert with_noisy_tags(SENTENCES) == noisy
+
+
+def test_a_tenth_keeps_whole_sentences_in_their_order() -> None:
+    sentences = [str(number) for number in range(200)]
+    tenth = a_tenth_of(sentences)
+    assert len(tenth) == 20
+    assert sorted(set(tenth), key=int) == tenth
+    assert tenth != sentences[:20]
+
+
+@pytest.mark.parametrize("treebank", [None, "/nowhere"])
+def test_without_a_treebank_one_line_says_so(
+    treebank: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UD_EWT", raising=False)
+    if treebank:
+        monkeypatch.setenv("UD_EWT", treebank)
+    monkeypatch.setattr("sys.argv", ["run"])
+    with pytest.raises(SystemExit, match="^UD_EWT .* train.tsv and dev.tsv") as exit:
+        run.main()
+    assert "\n" not in str(exit.value)
+
+
+def test_runs_are_recovered_reported_and_not_run_again(tmp_path: Path) -> None:
+    treebank, results, readme = (tmp_path / name for name in ("treebank", "results", "README.md"))
+    treebank.mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        shutil.copy(str(DATA / name), str(treebank))
+    marks = "<!-- table: {} -->\nold\n<!-- end -->"
+    readme.write_text(f"{marks.format('full')} between {marks.format('recovered')} after")
+    experiments = Experiments(
+        treebank, tmp_path / "runs", results, {"full": Condition(num_epochs=2)}
+    )
+    constant, recovered = Run("full", "constant", 1), Run("full", "recovered", 1)
+
+    assert experiments.train([constant, recovered], jobs=2) == []
+
+    assert (tmp_path / "runs" / str(recovered) / "killed").exists()
+    result = json.loads((results / f"{recovered}.json").read_text())
+    assert [(e["epoch"], e["average"]) for e in result["evaluations"]] == [
+        (epoch, weights) for epoch in (1, 2) for weights in ("raw", "average")
+    ]
+    constant_result = json.loads((results / f"{constant}.json").read_text())
+    write_report(results, readme)
+    full_table, recovered_table, after = readme.read_text().split("<!-- end -->")
+    rows = [line.split(" | ") for line in full_table.splitlines()[3:]]
+    assert [row[2] for row in rows] == WEIGHTS
+    raw = [e for e in constant_result["evaluations"] if e["average"] == "raw"]
+    best = max(raw, key=lambda e: e["accuracy"])
+    assert rows[0][3] == f"{100 * best['accuracy']:.2f}" and rows[0][7] == str(best["epoch"])
+    last = result["evaluations"][-1]
+    assert f"{100 * last['accuracy']:.3f} / {last['loss']:.5f}" in recovered_table
+    assert "old" not in full_table + recovered_table and after == " after"
+    assert (results / "best_by_row.png").exists() and (results / "accuracy_by_epoch.png").exists()
+
+    (results / f"{recovered}.json").unlink()
+    assert experiments.train([recovered], jobs=1) == []
+    assert not (results / f"{recovered}.json").exists()
