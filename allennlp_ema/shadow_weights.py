@@ -3,17 +3,17 @@ Shadow weights: tensors and nothing else. One in-place `lerp` towards the parame
 exchange of values with them.
 """
 
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor
 
 NamedTensor = Tuple[str, Tensor]
 
-# How many values of a tensor are worked on at a time: few enough that source, scratch and shadow
-# stay in a core's cache, enough that the overhead of a kernel call does not count.
-_CPU_BLOCK = 1 << 16
-_CUDA_BLOCK = 1 << 24
+# How many values are worked on at a time where more than one kernel goes over them: few enough that
+# they are still in the cache for the second one, enough that the overhead of a call does not count.
+_CPU_BLOCK = 1 << 18
+_CUDA_BLOCK = 1 << 22
 
 _HAS_FOREACH_LERP = hasattr(torch, "_foreach_lerp_")
 _HAS_FOREACH_COPY = hasattr(torch, "_foreach_copy_")
@@ -139,22 +139,25 @@ class ShadowWeights:
         `shadow += weight * (other - shadow)`, towards other shadows of the same parameters.
         """
         other._flush()
-        with torch.no_grad():
-            _Pass([self], [other.shadows]).run([weight])
+        _Pass([self], [other.shadows]).run([weight])
         for follower, other_follower in zip(self.followers, other.followers):
             follower.lerp(other_follower, weight)
 
     def assign(self) -> None:
         """
         Gives the parameters the shadows' values. Where both are of one dtype they change places
-        through a small scratch; elsewhere the parameters' own values are set aside.
+        through a small scratch; elsewhere, and for parameters that share a part of their memory,
+        the parameters' own values are set aside.
         """
         assert self._raw is None
         self._flush()
+        overlapping = _overlapping(self.parameters)
         with torch.no_grad():
             self._raw = [
-                shadow if shadow.dtype == parameter.dtype else parameter.detach().clone()
-                for parameter, shadow in zip(self.parameters, self.shadows)
+                shadow
+                if shadow.dtype == parameter.dtype and index not in overlapping
+                else parameter.detach().clone()
+                for index, (parameter, shadow) in enumerate(zip(self.parameters, self.shadows))
             ]
             for blocks in self._exchanged():
                 _exchange(*blocks)
@@ -168,8 +171,7 @@ class ShadowWeights:
         """Gives the parameters their own values again, bit for bit."""
         assert self._raw is not None
         with torch.no_grad():
-            # Backwards, which is exact even for parameters that share a part of their memory.
-            for blocks in reversed(self._exchanged()):
+            for blocks in self._exchanged():
                 _exchange(*blocks)
             for index, parameter in enumerate(self.parameters):
                 if self._raw[index] is not self.shadows[index]:
@@ -179,17 +181,13 @@ class ShadowWeights:
             follower.restore()
 
     def _exchanged(self) -> List[List[List[Tensor]]]:
+        assert self._raw is not None
         groups: Dict[object, List[List[Tensor]]] = {}
-        for parameter, shadow in zip(self.parameters, self.shadows):
-            if shadow.dtype == parameter.dtype:
+        for parameter, shadow, raw in zip(self.parameters, self.shadows, self._raw):
+            if raw is shadow:
                 key = (parameter.dtype, parameter.device, shadow.device)
                 groups.setdefault(key, []).append([parameter.detach(), shadow])
-        exchanged = []
-        for pairs in groups.values():
-            scratch = _Scratch(pairs[0][1])
-            for parameters, shadows in _blocks(pairs):
-                exchanged.append([parameters, shadows, scratch.like(shadows)])
-        return exchanged
+        return [block for pairs in groups.values() for block in _blocks(pairs)]
 
     def _place(self, index: int) -> Tensor:
         if self._raw is not None and self._raw[index] is self.shadows[index]:
@@ -212,23 +210,21 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
     weights : `Sequence[float]`
         One for each, within [0, 1]. A weight of 1 copies; one of 0 leaves the shadows alone.
     """
-    moving = [
-        (member, weight)
-        for leader, weight in zip(shadow_weights, weights)
-        for member in (leader, *leader.followers)
-        if weight
-    ]
-    if not moving:
+    members: List[ShadowWeights] = []
+    member_weights: List[float] = []
+    for leader, weight in zip(shadow_weights, weights):
+        for member in (leader, *leader.followers):
+            members.append(member)
+            member_weights.append(weight)
+    if not any(member_weights):
         return
-    members = [member for member, _ in moving]
-    key = tuple(id(member) for member in members)
-    with torch.no_grad():
-        # The first member keeps the pass, and with it every other member, alive.
-        current = members[0]._passes.get(key)
-        if current is None or current.is_stale():
-            current = _Pass(members, [member.parameters for member in members])
-            members[0]._passes[key] = current
-        current.run([weight for _, weight in moving])
+    # The first member keeps the pass, and with it every other member, alive.
+    passes = members[0]._passes
+    key = tuple(map(id, members))
+    current = passes.get(key)
+    if current is None or current.is_stale():
+        current = passes[key] = _Pass(members, [member.parameters for member in members])
+    current.run(member_weights)
 
 
 class _Pass:
@@ -268,14 +264,16 @@ class _Pass:
     def run(self, weights: Sequence[float]) -> None:
         for member in self._members:
             member._flush()
-        for group in self._groups:
-            if group.staged is None:
-                group.lerp(weights)
-            else:
-                group.stage()
-                # The copy to the host is on its way; what it needs there is done when it is needed,
-                # so that neither side waits for the other.
-                self._deferred = weights
+        # It is `no_grad` with less work at each tensor, which counts in small models.
+        with torch.inference_mode():
+            for group in self._groups:
+                if group.staged is None:
+                    group.lerp(weights)
+                else:
+                    group.stage()
+                    # The copy to the host is on its way; what it needs there is done when it is
+                    # needed, so that neither side waits for the other.
+                    self._deferred = weights
         if self._deferred is not None:
             for member in self._members:
                 member._pending = self
@@ -285,7 +283,7 @@ class _Pass:
         for member in self._members:
             member._pending = None
         if weights is not None:
-            with torch.no_grad():
+            with torch.inference_mode():
                 for group in self._groups:
                     if group.staged is not None:
                         group.staged.synchronize()
@@ -304,7 +302,6 @@ class _Group:
     def __init__(
         self, members: List[int], sources: List[Tensor], shadows: List[List[Tensor]]
     ) -> None:
-        self._members = members
         self._sources = sources
         self._addresses = [source.data_ptr() for source in sources]
         self.staged: Optional[torch.cuda.Event] = None
@@ -320,14 +317,21 @@ class _Group:
         )
         # Without blocks the sources are the parameters themselves, wherever their data is moved.
         self._is_direct = self.staged is None and not needs_blocks
-        rows = [[source.detach(), *row] for source, row in zip(sources, shadows)]
-        self._blocks = (
-            list(_blocks(rows)) if needs_blocks else [[list(column) for column in zip(*rows)]]
-        )
-        if self._is_direct:
-            self._blocks[0][0] = self._sources
-        self._scratches = {shadow.dtype: _Scratch(shadow) for shadow in first_shadows}
-        self._work = {shadow.dtype: _Scratch(shadow) for shadow in first_shadows}
+        if not self._is_direct:
+            sources = [source.detach() for source in sources]
+        rows = [[source, *row] for source, row in zip(sources, shadows)]
+        blocks = _blocks(rows) if needs_blocks else [[list(column) for column in zip(*rows)]]
+        # What follows are columns: lists with an entry, the tensors, for each block.
+        self._block_sources, *shadow_columns = (list(column) for column in zip(*blocks))
+        towards = {first_source.dtype: self._block_sources}
+        for shadow in first_shadows:
+            if shadow.dtype not in towards:
+                towards[shadow.dtype] = _scratch(self._block_sources, shadow)
+        self._converted = list(towards.values())[1:]
+        self._moves = [
+            (member, column, towards[shadow.dtype])
+            for member, column, shadow in zip(members, shadow_columns, first_shadows)
+        ]
 
     def is_stale(self) -> bool:
         """Whether a source's memory is no longer where the blocks were cut from it."""
@@ -341,49 +345,42 @@ class _Group:
         self.staged.record()
 
     def lerp(self, weights: Sequence[float]) -> None:
-        for sources, *columns in self._blocks:
-            converted = {sources[0].dtype: sources}
-            for member, shadows in zip(self._members, columns):
-                dtype = shadows[0].dtype
-                if dtype not in converted:
-                    converted[dtype] = self._scratches[dtype].like(shadows)
-                    _copy_(converted[dtype], sources)
-                _lerp_(shadows, converted[dtype], weights[member], self._work[dtype])
+        for block, sources in enumerate(self._block_sources):
+            for scratch in self._converted:
+                _copy_(scratch[block], sources)
+            for member, shadows, towards in self._moves:
+                if weights[member]:
+                    _lerp_(shadows[block], towards[block], weights[member])
 
 
-class _Scratch:
-    """One buffer, of the dtype and device of `like`, that block after block works in."""
-
-    def __init__(self, like: Tensor) -> None:
-        self._buffer = torch.empty(0, dtype=like.dtype, device=like.device)
-
-    def like(self, tensors: Sequence[Tensor]) -> List[Tensor]:
-        num_values = sum(tensor.numel() for tensor in tensors)
-        if self._buffer.numel() < num_values:
-            self._buffer = self._buffer.new_empty(num_values)
-        pieces = self._buffer[:num_values].split([tensor.numel() for tensor in tensors])
-        return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors)]
+def _scratch(blocks: Sequence[Sequence[Tensor]], like: Tensor) -> List[List[Tensor]]:
+    """Room for any one of `blocks` at a time, of the dtype and device of `like`."""
+    sizes = [[tensor.numel() for tensor in block] for block in blocks]
+    buffer = torch.empty(max(map(sum, sizes)), dtype=like.dtype, device=like.device)
+    return [
+        [part.view(t.shape) for part, t in zip(buffer[: sum(parts)].split(parts), block)]
+        for parts, block in zip(sizes, blocks)
+    ]
 
 
-def _exchange(parameters: List[Tensor], shadows: List[Tensor], aside: List[Tensor]) -> None:
-    _copy_(aside, parameters)
+def _exchange(parameters: List[Tensor], shadows: List[Tensor]) -> None:
+    aside = [parameter.clone() for parameter in parameters]
     _copy_(parameters, shadows)
     _copy_(shadows, aside)
 
 
-def _lerp_(shadows: List[Tensor], sources: List[Tensor], weight: float, work: _Scratch) -> None:
+def _lerp_(shadows: List[Tensor], towards: List[Tensor], weight: float) -> None:
     if weight == 1.0:
-        _copy_(shadows, sources)
+        _copy_(shadows, towards)
     elif _HAS_FOREACH_LERP:
-        torch._foreach_lerp_(shadows, sources, weight)
-    elif weight < 0.5 and shadows[0].device.type == "cpu":
-        # What `lerp_` computes, which before torch 2 is not vectorized.
-        for shadow, source, difference in zip(shadows, sources, work.like(shadows)):
-            torch.sub(source, shadow, out=difference)
-            shadow.add_(difference, alpha=weight)
+        torch._foreach_lerp_(shadows, towards, weight)
     else:
-        for shadow, source in zip(shadows, sources):
-            shadow.lerp_(source, weight)
+        for shadow, value in zip(shadows, towards):
+            if weight < 0.5 and shadow.device.type == "cpu":
+                # What `lerp_` computes, which before torch 2 is not vectorized.
+                shadow.add_(value - shadow, alpha=weight)
+            else:
+                shadow.lerp_(value, weight)
 
 
 def _copy_(targets: List[Tensor], sources: List[Tensor], non_blocking: bool = False) -> None:
@@ -414,8 +411,11 @@ def _blocks(rows: Iterable[Sequence[Tensor]]) -> Iterator[List[List[Tensor]]]:
 
 
 def _pieces(row: Sequence[Tensor], limit: int) -> Iterator[Sequence[Tensor]]:
+    if row[0].numel() <= limit or len({tensor.stride() for tensor in row}) > 1:
+        yield row
+        return
     flat = [_flat(tensor) for tensor in row]
-    if len({tensor.stride() for tensor in row}) > 1 or any(tensor is None for tensor in flat):
+    if any(tensor is None for tensor in flat):
         yield row
     else:
         yield from zip(*(tensor.split(limit) for tensor in flat if tensor is not None))
@@ -432,6 +432,26 @@ def _memory(tensor: Tensor) -> object:
     if tensor.numel() == 0:
         return id(tensor)
     return (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+
+
+def _overlapping(tensors: Sequence[Tensor]) -> Set[int]:
+    """The positions of the tensors whose stretch of memory is not theirs alone."""
+    overlapping: Set[int] = set()
+    stretches = []
+    for index, tensor in enumerate(tensors):
+        if tensor.numel():
+            length = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride()))
+            start = tensor.data_ptr()
+            end = start + length * tensor.element_size()
+            stretches.append((str(tensor.device), start, end, index))
+    reaching = ("", 0, 0, 0)
+    for stretch in sorted(stretches):
+        if stretch[0] == reaching[0] and stretch[1] < reaching[2]:
+            overlapping |= {stretch[3], reaching[3]}
+            reaching = max(reaching, stretch, key=lambda each: each[2])
+        else:
+            reaching = stretch
+    return overlapping
 
 
 def _shadow_dtype(parameter: Tensor, dtype: Optional[torch.dtype]) -> torch.dtype:
