@@ -23,7 +23,11 @@ from allennlp_ema.averages import (
     UniformMovingAverage,
     WindowMovingAverage,
 )
-from allennlp_ema.callbacks import RandomStateCallback
+from allennlp_ema.callbacks import (
+    MovingAverageBuffersCallback,
+    MovingAverageMonitorCallback,
+    RandomStateCallback,
+)
 from allennlp_ema.checkpointer import SwappingCheckpointer
 from allennlp_ema.decay_schedules import (
     ConstantDecay,
@@ -50,6 +54,8 @@ __all__ = [
     "HalfLifeDecay",
     "InversePowerDecay",
     "MovingAverage",
+    "MovingAverageBuffersCallback",
+    "MovingAverageMonitorCallback",
     "MovingAverageOptimizer",
     "PolynomialMovingAverage",
     "PowerFunctionDecay",

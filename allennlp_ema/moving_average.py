@@ -110,6 +110,7 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         self._all_names = [name for name, _ in named_parameters]
         # Entered when the averages are assigned, left when they are restored.
         self.companions: List[ContextManager[Any]] = []
+        self.before_update: List[Callable[[], None]] = []
         self._counts = AveragingCounts()
         self._num_assigned = 0
         self._assigned = contextlib.ExitStack()
@@ -154,6 +155,8 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         `RuntimeError` : while averages are assigned. Nothing is changed then.
         """
         self._refuse_while_assigned()
+        for prepare in self.before_update:
+            prepare()
         counts, shadow_weights, weights = self._next_update(num_updates)
         update(shadow_weights, weights)
         self._set_counts(counts)
@@ -558,7 +561,7 @@ def _selected(
             except (re.error, TypeError) as error:
                 raise ConfigurationError(
                     f'"{key}" has {regex!r}, which is not a regular expression: {error}'
-                ) from error
+                ) from None
             if not matches:
                 logger.warning('"%s" has %r, which matches no parameter', key, regex)
     selected = [

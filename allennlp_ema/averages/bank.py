@@ -44,6 +44,7 @@ class BankMovingAverage(MovingAverage):
         self.active = check_choice("active", active, list(averages))
         parameters = list(parameters)
         self.averages: Dict[str, MovingAverage] = {}
+        self.before_update = []
         average: Any
         for name, average in averages.items():
             if isinstance(average, Lazy):
