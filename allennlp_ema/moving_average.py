@@ -390,7 +390,9 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         state_dict = self._checked_state(state_dict)
         averages = self._matched("averages", state_dict["averages"])
         counts = AveragingCounts(**state_dict["counts"])
-        settings = dict(state_dict["settings"])
+        # The number that a schedule has taken the place of says nothing here.
+        changeable = self._changeable_settings()
+        settings = {k: value for k, value in state_dict["settings"].items() if k in changeable}
 
         def load() -> None:
             self._shadow_weights.load(averages)
@@ -411,6 +413,9 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
                 f'the state is that of a moving average of type "{state_dict.get("type")}", which '
                 f'one of type "{self._type}" cannot continue'
             )
+        for key in self.state_dict():
+            if key not in state_dict:
+                raise ConfigurationError(f'the state has no "{key}"')
         return state_dict
 
     def _prepared_load_of_allennlp_state(self, state_dict: Dict[str, Any]) -> Callable[[], None]:
@@ -436,9 +441,11 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
                     "the model's present parameters."
                 )
                 self._shadow_weights.load(raw)
+                self._set_counts(AveragingCounts())
             else:
                 self._shadow_weights.load(averages)
-            self._set_counts(AveragingCounts())
+                # They come from samples: `zero_debias` must not take them for an initial value.
+                self._set_counts(AveragingCounts(sampled_share=1.0))
 
         return load
 

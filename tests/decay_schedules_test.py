@@ -194,21 +194,21 @@ class TestScheduleOfOnesOwn:
 
     @pytest.mark.usefixtures("own_names")
     def test_by_name(self):
-        @DecaySchedule.register("square_root")
-        class SquareRootDecay(DecaySchedule):
+        @DecaySchedule.register("scaled_square_root")
+        class ScaledSquareRootDecay(DecaySchedule):
             def __init__(self, scale: float = 1.0) -> None:
                 self.scale = scale
 
             def __call__(self, num_updates: int) -> float:
                 return 1.0 - self.scale / math.sqrt(num_updates + 1)
 
-        params = {"type": "square_root", "scale": 0.5}
+        params = {"type": "scaled_square_root", "scale": 0.5}
         schedule = DecaySchedule.from_params(Params(dict(params)))
         assert schedule.over(3, 2) == pytest.approx((1 - 0.5 / 3**0.5) * 0.75)
         assert schedule.to_params().as_dict() == params
-        assert str(schedule) == "square_root(scale=0.5)"
+        assert str(schedule) == "scaled_square_root(scale=0.5)"
         with pytest.raises(ConfigurationError, match='unknown key "scales"'):
-            DecaySchedule.from_params(Params({"type": "square_root", "scales": 0.5}))
+            DecaySchedule.from_params(Params({"type": "scaled_square_root", "scales": 0.5}))
 
 
 def test_constant_needs_no_update_count():

@@ -7,6 +7,7 @@ from torch.nn import Parameter
 
 from allennlp_ema import shadow_weights
 from allennlp_ema.shadow_weights import ShadowWeights, update
+from tests.allocations import bytes_taken
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -88,13 +89,6 @@ shadow_dtypes = st.sampled_from([None, torch.float32, torch.float64])
 
 def parameters_of(named_parameters):
     return [parameter for _, parameter in named_parameters]
-
-
-def bytes_taken(call):
-    """What `call` returns, and how much memory is allocated and not freed when it does."""
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        result = call()
-    return result, sum(event.self_cpu_memory_usage for event in profile.function_events)
 
 
 def disturb(named_parameters, seed):

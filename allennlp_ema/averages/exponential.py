@@ -2,7 +2,7 @@ from typing import Any, Dict, Iterable, Optional, Union
 
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
-from allennlp_ema.configuration_checks import check_number
+from allennlp_ema.configuration_checks import check_choice, check_number
 from allennlp_ema.decay_schedules import ConstantDecay, DecaySchedule, WarmupDecay
 from allennlp_ema.moving_average import MovingAverage, NamedParameter
 
@@ -50,7 +50,7 @@ class ExponentialMovingAverage(MovingAverage):
     ) -> None:
         self.numerator = check_number("numerator", numerator, minimum=0)
         self.denominator = check_number("denominator", denominator, above=0)
-        self.zero_debias = zero_debias
+        self.zero_debias = check_choice("zero_debias", zero_debias, [True, False])
         self.decay = decay
         super().__init__(parameters, **kwargs)
 

@@ -72,8 +72,8 @@ class WindowMovingAverage(MovingAverage):
 
     def _prepared_load(self, state_dict: Dict[str, Any]) -> Callable[[], None]:
         load_rest = super()._prepared_load(state_dict)
-        samples = [self._matched("samples", sample) for sample in state_dict.get("samples", [])]
-        num_averaged = state_dict.get("counts", {}).get("num_averaged", 0)
+        samples = [self._matched("samples", sample) for sample in state_dict["samples"]]
+        num_averaged = state_dict["counts"]["num_averaged"]
         if len(samples) != min(num_averaged, self.window_size):
             raise ConfigurationError(
                 f'"window_size" is {self.window_size}, but the state has {len(samples)} samples of '
