@@ -39,7 +39,7 @@ WEIGHTS = [
 DRAWN = [
     "raw",
     DEFAULT,
-    "exponential 0.99",
+    "exponential 0.999, no warm-up",
     "uniform from half-way",
     "power function 0.05",
     "power function 0.20",
@@ -84,10 +84,17 @@ class Row(NamedTuple):
         """The best accuracy by seed, in percent."""
         return {seed: 100 * best(r, self.weights).accuracy for seed, r in self.results.items()}
 
+    @property
+    def last_accuracies(self) -> Dict[int, float]:
+        """The accuracy at the last epoch by seed, in percent."""
+        return {
+            seed: 100 * curve(r, self.weights)[-1]["accuracy"] for seed, r in self.results.items()
+        }
+
 
 def rows(results: Sequence[Result], condition: str) -> List[Row]:
     """All rows of a condition; one of which nothing was run has no results."""
-    found = []
+    found: List[Row] = []
     for schedule in SCHEDULES:
         runs = {
             r["seed"]: r for r in results if (r["condition"], r["config"]) == (condition, schedule)
@@ -98,6 +105,12 @@ def rows(results: Sequence[Result], condition: str) -> List[Row]:
     return found
 
 
+def against(one: Dict[int, float], other: Dict[int, float]) -> str:
+    """The differences in the seeds that both have."""
+    differences = [one[seed] - other[seed] for seed in one if seed in other]
+    return spread(differences, 2, signed=True) if differences and one != other else ""
+
+
 def spread(values: Sequence[float], digits: int, signed: bool = False) -> str:
     sign = "+" if signed else ""
     deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
@@ -106,15 +119,13 @@ def spread(values: Sequence[float], digits: int, signed: bool = False) -> str:
 
 def condition_table(results: Sequence[Result], condition: str) -> str:
     all_rows = rows(results, condition)
-    raw = all_rows[0].accuracies
+    raw = all_rows[0]
     table = []
     for row in all_rows:
         runs = list(row.results.values())
         if not runs:
             continue
         bests = [best(run, row.weights) for run in runs]
-        last = [100 * curve(run, row.weights)[-1]["accuracy"] for run in runs]
-        gains = [a - raw[seed] for seed, a in row.accuracies.items() if seed in raw]
         wall = mean(run["wall_seconds"] for run in runs) / 60
         cpu = mean(run["cpu_seconds"] for run in runs) / 60
         table.append(
@@ -123,8 +134,9 @@ def condition_table(results: Sequence[Result], condition: str) -> str:
                 SCHEDULES[row.schedule],
                 row.weights,
                 spread(list(row.accuracies.values()), 2),
-                spread(gains, 2, signed=True) if gains and row is not all_rows[0] else "",
-                spread(last, 2),
+                against(row.accuracies, raw.accuracies),
+                spread(list(row.last_accuracies.values()), 2),
+                against(row.last_accuracies, raw.last_accuracies),
                 spread([b.loss for b in bests], 3),
                 ", ".join(str(b.epoch) for b in bests),
                 f"{wall:.1f} ({cpu:.1f})",
@@ -135,8 +147,9 @@ def condition_table(results: Sequence[Result], condition: str) -> str:
         "learning rate",
         "weights",
         "accuracy, %",
-        "against raw, constant",
+        f"against {raw.number}",
         "at the last epoch, %",
+        f"against {raw.number}",
         "loss",
         "best epoch, by seed",
         "minutes (of CPU)",
@@ -193,8 +206,14 @@ def sweep_table(results: Path) -> str:
     if not path.exists():
         return ""
     with path.open(newline="") as lines:
-        header, *table = csv.reader(lines)
-    return markdown(header, table)
+        measured = list(csv.DictReader(lines))
+    columns = {"sigma_rel": ".3f", "effective_window": ".0f", "residual": ".3f", "loss": ".4f"}
+    table = []
+    for m in measured:
+        cells = [format(float(m[c]), form) if m[c] else "" for c, form in columns.items()]
+        table.append([m["name"], *cells, f"{100 * float(m['accuracy']):.2f}"])
+    header = ["weights", "sigma_rel", "effective window, updates", "residual", "loss"]
+    return markdown([*header, "accuracy, %"], table)
 
 
 def markdown(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
@@ -207,14 +226,17 @@ def accuracy_by_epoch(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(5 * len(SCHEDULES), 0.7 + 3.3 * len(panels)))
     axes = figure.subplots(len(panels), len(SCHEDULES), squeeze=False, sharey="row")
     for line, condition in zip(axes, panels):
+        lowest = 100.0
         for axis, schedule in zip(line, SCHEDULES):
             for row in rows(results, condition):
                 if row.schedule != schedule or row.weights not in DRAWN or not row.results:
                     continue
                 curves = [curve(r, row.weights) for r in row.results.values()]
+                accuracies = [100 * mean(e["accuracy"] for e in at) for at in zip(*curves)]
+                lowest = min(lowest, *accuracies[2:])
                 axis.plot(
                     [e["epoch"] for e in curves[0]],
-                    [100 * mean(e["accuracy"] for e in at) for at in zip(*curves)],
+                    accuracies,
                     color="black" if row.weights == "raw" else f"C{DRAWN.index(row.weights)}",
                     linestyle="--" if row.weights == "raw" else "-",
                     marker=".",
@@ -223,7 +245,9 @@ def accuracy_by_epoch(results: Sequence[Result]) -> Figure:
             axis.set_title(f"{CONDITIONS[condition]}, learning rate {SCHEDULES[schedule]}")
             axis.set_xlabel("epoch")
             axis.grid(alpha=0.3)
-        line[0].set_ylabel("dev accuracy, % (mean of the seeds)")
+        # What comes before is far below, and would press all the rest into one line.
+        line[0].set_ylim(bottom=lowest - 0.5)
+        line[0].set_ylabel("mean dev accuracy, %")
     _legend_below(figure, axes[0][0])
     return figure
 
@@ -260,7 +284,7 @@ def _panels(results: Sequence[Result]) -> List[str]:
 
 
 def _legend_below(figure: Figure, axis: Any, title: Optional[str] = None) -> None:
-    inches = 0.75
+    inches = 0.7
     height = figure.get_size_inches()[1]
     figure.tight_layout(rect=(0, inches / height, 1, 1))
     handles, labels = axis.get_legend_handles_labels()

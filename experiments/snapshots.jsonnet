@@ -9,6 +9,10 @@
         long: { type: 'power_function', sigma_rel: 0.10 },
       },
     },
-    callbacks+: [{ type: 'moving_average_snapshots' }],
+    checkpointer: {},
+    callbacks+: [{
+      type: 'moving_average_snapshots',
+      every_num_updates: std.max(1, std.floor(std.parseInt(std.extVar('NUM_UPDATES')) / 16)),
+    }],
   },
 }

@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from allennlp.commands.train import TrainModel
+from allennlp.common import Params
+from allennlp.common.util import prepare_environment
+from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
 from experiments import run
+from experiments.evaluate_every_average import EvaluateEveryAverage
 from experiments.report import WEIGHTS, write_report
 from experiments.run import Condition, Experiments, Run, a_tenth_of, with_noisy_tags
 from tests.training_runs import DATA
@@ -85,3 +90,20 @@ def test_runs_are_recovered_reported_and_not_run_again(tmp_path: Path) -> None:
     (results / f"{recovered}.json").unlink()
     assert experiments.train([recovered], jobs=1) == []
     assert not (results / f"{recovered}.json").exists()
+
+
+@pytest.mark.parametrize("config", sorted({run.config for run in run.RUNS}))
+def test_every_configuration_builds(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = Experiments(DATA, tmp_path).environment(Run("full", config, seed=2))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    params = Params.from_file(Path(run.__file__).parent / f"{config}.jsonnet")
+    prepare_environment(params)
+    trainer = TrainModel.from_params(
+        params, serialization_dir=str(tmp_path / "run"), local_rank=0, batch_weight_key=""
+    ).trainer
+    assert trainer._num_epochs == run.CONDITIONS["full"].num_epochs
+    assert isinstance(trainer._moving_average, AllenNLPMovingAverage)
+    assert isinstance(trainer._callbacks[0], EvaluateEveryAverage)
