@@ -31,7 +31,10 @@ class ExplainedFromParams(FromParams):
         **extras: Any,
     ) -> T:
         given = copy.deepcopy(params.params) if isinstance(params, Params) else params
-        if constructor_to_inspect is cls.__init__ and isinstance(given, dict):
+        # A class with a registry only picks the one of its subclasses that is to be constructed.
+        is_constructed = constructor_to_call is not None or Registrable._registry.get(cls) is None
+        inspected = constructor_to_inspect or cls.__init__
+        if is_constructed and inspected is cls.__init__ and isinstance(given, dict):
             _check_keys(cls, given, extras)
         try:
             return super().from_params(
