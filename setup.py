@@ -35,6 +35,7 @@ setup(
             "allennlp==2.10.1",
             "numpy<2",
             "lmdb<1.6; python_version < '3.9'",
+            "typing_extensions<4.6; python_version < '3.10'",
         ],
     },
 )

@@ -41,5 +41,5 @@ def test_the_metadata_leave_allennlp_to_an_extra(wheel):
     assert "\nProvides-Extra: allennlp\n" in metadata
     requirements = re.findall(r"^Requires-Dist: (.*)$", metadata, flags=re.MULTILINE)
     of_allennlp = [requirement for requirement in requirements if "allennlp" in requirement]
-    assert len(of_allennlp) == 3 and all("extra ==" in each for each in of_allennlp)
+    assert of_allennlp and all("extra ==" in each for each in of_allennlp)
     assert any(requirement.startswith("torch") for requirement in requirements)
