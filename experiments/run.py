@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional
+from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -181,8 +181,6 @@ class Experiments:
 
     def _finish(self, run: Run) -> None:
         serialization_dir = self.directory / str(run)
-        if run.config == "snapshots":
-            self._sweep(serialization_dir)
         figures = json.loads((serialization_dir / "evaluations.json").read_text())
         result = {
             "condition": run.condition,
@@ -198,45 +196,44 @@ class Experiments:
         partial = self.results / f"{run}.partial"
         partial.write_text(json.dumps(result, indent=1) + "\n")
         partial.replace(self.results / f"{run}.json")
+        for sweep in serialization_dir.glob("sweep.[cp]*"):
+            shutil.copy(str(sweep), str(self.results))
         (serialization_dir / "finished").touch()
-
-    def _sweep(self, serialization_dir: Path) -> None:
-        """The best averaging length, found in the snapshots of one run."""
-        command = ["average", "sweep", str(serialization_dir), str(self.data / "dev.tsv")]
-        subprocess.run(
-            [sys.executable, "-m", "allennlp", *command, "--metric", "+accuracy", "--force"],
-            cwd=HERE.parent,
-            env={**os.environ, **ENVIRONMENT},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
-        )
-        for name in ("sweep.csv", "sweep.png"):
-            shutil.copy(str(serialization_dir / name), str(self.results))
 
 
 class Training:
-    """One `allennlp train` in a process of its own."""
+    """One run: an `allennlp train` in a process of its own, and what comes after it."""
 
     def __init__(self, experiments: Experiments, run: Run, progress: Progress) -> None:
         self.serialization_dir = experiments.directory / str(run)
         self.log = experiments.directory / f"{run}.log"
-        self._config = HERE / f"{run.config}.jsonnet"
+        self._steps = self._steps_of(run, experiments.data)
         self._environment = {**os.environ, **ENVIRONMENT, **experiments.environment(run)}
         self._progress = progress
-        self._num_epochs = experiments.conditions[run.condition].num_epochs
-        self._task = progress.add_task(str(run), total=self._num_epochs)
+        self._task = progress.add_task(
+            str(run), total=experiments.conditions[run.condition].num_epochs
+        )
         shutil.rmtree(self.serialization_dir, ignore_errors=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_text("")
         self._start()
 
-    def _start(self, *options: str) -> None:
+    def _steps_of(self, run: Run, data: Path) -> List[Tuple[List[str], int]]:
+        """The arguments of each call of `allennlp`, and the code with which it has to end."""
+        train = ["train", str(HERE / f"{run.config}.jsonnet"), "--file-friendly-logging"]
+        train += ["--serialization-dir", str(self.serialization_dir)]
+        if run.config.startswith("recovered"):
+            return [(train, -signal.SIGKILL), ([*train, "--recover"], 0)]
+        if run.config == "snapshots":
+            sweep = ["average", "sweep", str(self.serialization_dir), str(data / "dev.tsv")]
+            return [(train, 0), ([*sweep, "--metric", "+accuracy"], 0)]
+        return [(train, 0)]
+
+    def _start(self) -> None:
+        arguments, self._expected_code = self._steps.pop(0)
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "allennlp", "train", str(self._config)]
-                + ["--serialization-dir", str(self.serialization_dir)]
-                + ["--file-friendly-logging", *options],
+                [sys.executable, "-m", "allennlp", *arguments],
                 cwd=HERE.parent,
                 env=self._environment,
                 stdout=log,
@@ -247,15 +244,14 @@ class Training:
         epochs = len(list(self.serialization_dir.glob("metrics_epoch_*.json")))
         self._progress.update(self._task, completed=epochs)
         code = self.process.poll()
-        # Only `KillOnce` kills so; the recovered process is not killed again.
-        if code == -signal.SIGKILL and "--recover" not in self.process.args:  # type: ignore
-            self._start("--recover")
+        if code == self._expected_code and self._steps:
+            self._start()
             return True
         return code is None
 
     def is_successful(self) -> bool:
         self._progress.remove_task(self._task)
-        return self.process.returncode == 0
+        return self.process.returncode == self._expected_code
 
 
 def with_noisy_tags(sentences: List[str], fraction: float = NOISE) -> List[str]:
