@@ -48,7 +48,8 @@ class BankMovingAverage(MovingAverage):
         average: Any
         for name, average in averages.items():
             if isinstance(average, Lazy):
-                shared = {key: v for key, v in kwargs.items() if key not in average._params}
+                own_keys = {*average._params, *average._constructor_extras}
+                shared = {key: value for key, value in kwargs.items() if key not in own_keys}
                 average = average.construct(parameters=parameters, **shared)
             if not isinstance(average, MovingAverage):
                 raise ConfigurationError(
