@@ -144,8 +144,9 @@ def _decide_on_validation_when_the_epoch_begins() -> None:
     """
     `ShouldValidateCallback` decided on the next epoch at the end of each, before the trainer asks
     whether to save the best model: an epoch that was not validated was saved as `best.th`, and one
-    that was the best was not. After `--recover` it decided for the first epoch anew. And where the
-    last epochs were not validated, the model at the end was theirs instead of the best.
+    that was the best was not. After `--recover` it decided for the first epoch anew, and the number
+    of the best epoch was how many validations came before it. And where the last epochs were not
+    validated, the model at the end was theirs instead of the best.
     """
 
     def on_start(self: Any, trainer: Any, is_primary: bool = True, **kwargs: Any) -> None:
@@ -159,6 +160,7 @@ def _decide_on_validation_when_the_epoch_begins() -> None:
         has_validation = trainer._validation_data_loader is not None
         if has_validation and not trainer._should_validate_this_epoch:
             trainer._metric_tracker._is_best_so_far = False
+            trainer._metric_tracker._epoch_number += 1
 
     callback: Any = ShouldValidateCallback
     callback.on_start = on_start
