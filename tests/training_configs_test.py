@@ -5,7 +5,15 @@ import pytest
 from allennlp.commands.train import TrainModel
 from allennlp.common import Params
 
-from allennlp_ema import MovingAverage
+from allennlp_ema import (
+    BankMovingAverage,
+    ExponentialMovingAverage,
+    MovingAverage,
+    PolynomialMovingAverage,
+    PowerFunctionMovingAverage,
+    UniformMovingAverage,
+    WindowMovingAverage,
+)
 from tests.training_runs import DATA, REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "training_configs").glob("*.jsonnet"))
@@ -31,3 +39,19 @@ def test_every_shipped_configuration_builds_and_averages_all_its_weights(config,
     assert isinstance(moving_average, MovingAverage)
     averaged = {name for name, _ in moving_average.named_averages()}
     assert averaged == {name for name, _ in train_model.model.named_parameters()}
+
+
+def test_every_type_of_average_is_in_one_of_them(data):
+    types = set()
+    for config in CONFIGS:
+        trainer = Params.from_file(config).as_dict()["trainer"]
+        if "moving_average" in trainer:
+            types.add(MovingAverage.by_name(trainer["moving_average"]["type"]))
+    assert types >= {
+        BankMovingAverage,
+        ExponentialMovingAverage,
+        PolynomialMovingAverage,
+        PowerFunctionMovingAverage,
+        UniformMovingAverage,
+        WindowMovingAverage,
+    }
