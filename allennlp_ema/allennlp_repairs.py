@@ -26,6 +26,7 @@ def repair_allennlp() -> None:
     _average_real_steps_only()
     _decide_on_validation_when_the_epoch_begins()
     _let_every_worker_note_a_checkpoint()
+    _save_raw_weights_during_validation()
 
 
 def _let_checkpoints_hold_numpy_numbers() -> None:
@@ -185,3 +186,27 @@ def _let_every_worker_note_a_checkpoint() -> None:
             self._last_save_num_batches_in_epoch_completed = trainer._batches_in_epoch_completed
 
     checkpointer.save_checkpoint = save_and_note
+
+
+def _save_raw_weights_during_validation() -> None:
+    """
+    A checkpoint that a callback saves in the midst of a validation held the averages in the place
+    of the raw weights, which were lost: `--recover` went on from the averages.
+    """
+    checkpointer: Any = Checkpointer
+    save_checkpoint = checkpointer.save_checkpoint
+
+    @functools.wraps(save_checkpoint)
+    def save_raw_weights(self: Any, trainer: Any) -> None:
+        average: Any = getattr(trainer, "_moving_average", None)
+        num_assigned = 0
+        while getattr(average, "is_assigned", False):
+            average.restore()
+            num_assigned += 1
+        try:
+            save_checkpoint(self, trainer)
+        finally:
+            for _ in range(num_assigned):
+                average.assign_average_value()
+
+    checkpointer.save_checkpoint = save_raw_weights

@@ -23,7 +23,7 @@ MISTAKES: List[Any] = [
     ({"type": "exponental"}, ["exponental", "'exponential', 'bank'"]),
     ({"include": ["decoder"]}, ["['decoder']", "text_field_embedder.token_embedder_tokens.weight"]),
     ({"include": "encoder"}, ["\"include\" is 'encoder'", "['encoder']"]),
-    ({"include": ["("]}, ["\"include\" has '('", "not a regular expression"]),
+    ({"include": ["("]}, ["ConfigurationError: \"include\" has '('", "not a regular expression"]),
     ({"start_step": "5"}, ["'start_step': '5'", "Expected start_step to be a int"]),
     ({"shadow_dtype": "float16"}, ["\"shadow_dtype\" is 'float16'", "'float32', 'float64'"]),
     ({"decay": {"type": "half_life", "half_life": 0}}, ['"half_life" is 0', "> 0"]),

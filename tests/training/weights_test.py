@@ -2,6 +2,7 @@
 Which weights a training validates, saves and leaves in the model: averaged or raw.
 """
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar, Dict, Optional
 
@@ -12,15 +13,30 @@ from allennlp.models.archival import load_archive
 from allennlp.training import GradientDescentTrainer
 from allennlp.training.callbacks import TrainerCallback
 
-from tests.training_runs import DATA, best_weights, differences, metrics, tagger_config, train_here
+from tests.training_runs import (
+    DATA,
+    best_weights,
+    differences,
+    latest_checkpoint,
+    metrics,
+    tagger_config,
+    train_here,
+)
+
+KEEP_ALL = {"keep_most_recent_by_count": None}
 
 
 def config(**trainer: Any) -> Dict[str, Any]:
-    return tagger_config(
-        moving_average={"type": "exponential", "decay": 0.95},
-        checkpointer={"keep_most_recent_by_count": None},
-        **trainer,
-    )
+    moving_average = {"type": "exponential", "decay": 0.95}
+    return tagger_config(moving_average=moving_average, **{"checkpointer": KEEP_ALL, **trainer})
+
+
+@pytest.fixture(scope="module")
+def unaveraged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same training, on which averaging is not to have an influence."""
+    directory = tmp_path_factory.mktemp("unaveraged") / "run"
+    train_here(tagger_config(checkpointer=KEEP_ALL), directory)
+    return directory
 
 
 def averages(directory: Path, epochs_completed: int) -> Dict[str, torch.Tensor]:
@@ -42,9 +58,9 @@ def loss(directory: Path, weights: str) -> float:
     return results["loss"]
 
 
-def test_best_weights_are_averages_and_checkpoints_are_raw(tmp_path: Path) -> None:
-    unaveraged = tagger_config(checkpointer={"keep_most_recent_by_count": None})
-    train_here(unaveraged, tmp_path / "unaveraged")
+def test_best_weights_are_averages_and_checkpoints_are_raw(
+    unaveraged: Path, tmp_path: Path
+) -> None:
     model = train_here(config(), tmp_path / "run")
     assert model is not None
 
@@ -53,8 +69,7 @@ def test_best_weights_are_averages_and_checkpoints_are_raw(tmp_path: Path) -> No
         assert differences(dict(weights), averages(tmp_path / "run", 4)) == []
     for epoch in (1, 2, 3, 4):
         raw = raw_weights(tmp_path / "run", epoch)
-        # Averaging has no influence on the training itself.
-        assert differences(raw, raw_weights(tmp_path / "unaveraged", epoch)) == []
+        assert differences(raw, raw_weights(unaveraged, epoch)) == []
         assert len(differences(raw, averages(tmp_path / "run", epoch))) == len(raw)
 
 
@@ -110,19 +125,31 @@ class CheckpointingValidation(Validation):
         trainer._checkpointer.save_checkpoint(trainer)
 
 
-def test_validation_that_raises_leaves_raw_weights(tmp_path: Path) -> None:
-    train_here(config(), tmp_path / "straight")
+def test_validation_that_raises_leaves_raw_weights(unaveraged: Path, tmp_path: Path) -> None:
     callback = f"{__name__}.FailingValidation"
     with pytest.raises(OSError, match="the validation fails"):
         train_here(config(callbacks=[{"type": callback}]), tmp_path / "run")
     weights = Validation.trainer_in_use.model.state_dict()
-    assert differences(dict(weights), raw_weights(tmp_path / "straight", 3)) == []
+    assert differences(dict(weights), raw_weights(unaveraged, 3)) == []
 
 
-def test_checkpoint_in_the_midst_of_a_validation(tmp_path: Path) -> None:
-    callback = f"{__name__}.CheckpointingValidation"
-    train_here(config(callbacks=[{"type": callback}]), tmp_path / "run")
-    state = torch.load(str(tmp_path / "run" / "training_state_e2_b6.th"))
-    assert (
-        differences(dict(state["moving_average"]["averages"]), averages(tmp_path / "run", 3)) == []
+def test_checkpoint_saved_during_validation(unaveraged: Path, tmp_path: Path) -> None:
+    train_here(config(), tmp_path / "straight")
+    only_then = config(
+        callbacks=[{"type": f"{__name__}.CheckpointingValidation"}],
+        checkpointer={"save_completed_epochs": False},
     )
+    train_here(only_then, tmp_path / "run", interrupt_at=(3, 3))
+    model_state, training_state = latest_checkpoint(tmp_path / "run")
+    assert (tmp_path / "run" / "model_state_e2_b6.th").exists()
+    assert differences(dict(model_state), raw_weights(unaveraged, 3)) == []
+    averages_then = averages(tmp_path / "straight", 3)
+    assert differences(training_state["moving_average"]["averages"], averages_then) == []
+    # The rest of the validation is of the averages again.
+    epoch = "metrics_epoch_2.json"
+    validated = json.loads((tmp_path / "run" / epoch).read_text())["validation_loss"]
+    assert validated == json.loads((tmp_path / "straight" / epoch).read_text())["validation_loss"]
+
+    train_here(only_then, tmp_path / "run", recover=True)
+    expected = best_weights(tmp_path / "straight")
+    assert differences(expected, best_weights(tmp_path / "run")) == []
