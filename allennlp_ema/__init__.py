@@ -26,9 +26,11 @@ from allennlp_ema.averages import (
 from allennlp_ema.callbacks import (
     MovingAverageBuffersCallback,
     MovingAverageMonitorCallback,
+    MovingAverageSnapshotsCallback,
     RandomStateCallback,
 )
 from allennlp_ema.checkpointer import SwappingCheckpointer
+from allennlp_ema.commands import Average
 from allennlp_ema.decay_schedules import (
     ConstantDecay,
     CosineDecay,
@@ -46,6 +48,7 @@ repair_allennlp()
 __version__ = "0.1.0"
 
 __all__ = [
+    "Average",
     "BankMovingAverage",
     "ConstantDecay",
     "CosineDecay",
@@ -57,6 +60,7 @@ __all__ = [
     "MovingAverageBuffersCallback",
     "MovingAverageMonitorCallback",
     "MovingAverageOptimizer",
+    "MovingAverageSnapshotsCallback",
     "PolynomialMovingAverage",
     "PowerFunctionDecay",
     "PowerFunctionMovingAverage",

@@ -1,0 +1,56 @@
+"""
+`allennlp average`: averages made after training.
+"""
+
+import argparse
+import sys
+from typing import Callable
+
+from allennlp.commands.subcommand import Subcommand
+from allennlp.common.checks import ConfigurationError
+
+from allennlp_ema.commands import checkpoints, inspect, sweep, synthesize
+
+
+@Subcommand.register("average")
+class Average(Subcommand):
+    """
+    `allennlp average`, whose own subcommands are in the modules beside this one. What is wrong with
+    their arguments or files is said in one line, and the exit status is 1 then.
+
+    Registered as a `Subcommand` with name "average".
+    """
+
+    # The option that this would add has to stand before the name of the command within, where
+    # nobody looks for it; so each command has its own. Plugins are imported by now: this is one.
+    requires_plugins = False
+
+    def add_subparser(self, parser: argparse._SubParsersAction) -> argparse.ArgumentParser:
+        description = "Make averages of weights after training."
+        subparser = parser.add_parser(self.name, description=description, help=description)
+        commands = subparser.add_subparsers(title="Commands", metavar="COMMAND")
+        for command in (checkpoints, synthesize, sweep, inspect):
+            command_parser = command.add_parser(commands)
+            command_parser.add_argument(
+                "--include-package",
+                type=str,
+                action="append",
+                default=[],
+                help="additional packages to include",
+            )
+            command_parser.set_defaults(func=_explained(command.run, command_parser.prog))
+        subparser.set_defaults(func=lambda arguments: subparser.print_help())
+        return subparser
+
+
+def _explained(
+    run: Callable[[argparse.Namespace], None], program: str
+) -> Callable[[argparse.Namespace], None]:
+    def explained(arguments: argparse.Namespace) -> None:
+        try:
+            run(arguments)
+        except (ConfigurationError, OSError) as error:
+            print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(1)
+
+    return explained

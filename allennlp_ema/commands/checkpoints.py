@@ -1,0 +1,79 @@
+"""
+`allennlp average checkpoints`: the mean of saved checkpoints.
+"""
+
+import argparse
+from pathlib import Path
+from typing import List
+
+from allennlp.common.checks import ConfigurationError
+
+from allennlp_ema.archives import check_can_be_written
+from allennlp_ema.checkpoint_mean import mean_of_checkpoints
+from allennlp_ema.commands.recalibration import (
+    add_recalibration_arguments,
+    archive_recalibrated,
+)
+from allennlp_ema.finished_training import FinishedTraining
+
+
+def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    description = """The mean of saved checkpoints, as an archive for `allennlp evaluate` and
+                     `allennlp predict`. Floating-point tensors are averaged in double precision,
+                     others are those of the newest checkpoint."""
+    parser = commands.add_parser(
+        "checkpoints", description=description, help="Average saved checkpoints."
+    )
+    parser.add_argument(
+        "serialization_dir", type=Path, help="the directory of the training, with its checkpoints"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the archive to write (OUT.tar.gz)"
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--last", type=int, metavar="N", help="the last N checkpoints (else all)")
+    which.add_argument(
+        "--epochs",
+        type=int,
+        nargs="+",
+        metavar="E",
+        help="the checkpoints after so many epochs, as in their names: 3 is model_state_e3_b0.th",
+    )
+    which.add_argument("--files", type=Path, nargs="+", help="these files, the newest last")
+    add_recalibration_arguments(parser)
+    parser.add_argument("--force", action="store_true", help="overwrite the archive")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    training = FinishedTraining(arguments.serialization_dir)
+    check_can_be_written(arguments.output, arguments.force)
+    paths = _chosen(training, arguments)
+    weights = mean_of_checkpoints(paths)
+    provenance = {"kind": "mean of checkpoints", "files": [path.name for path in paths]}
+    archive_recalibrated(arguments, training, weights, arguments.output, provenance)
+    names = ", ".join(path.name for path in paths)
+    print(f"{arguments.output}: the mean of {len(paths)} checkpoints ({names})")
+
+
+def _chosen(training: FinishedTraining, arguments: argparse.Namespace) -> List[Path]:
+    if arguments.files is not None:
+        return arguments.files
+    found = training.checkpoints()
+    if arguments.epochs is not None:
+        for epoch in arguments.epochs:
+            if (epoch, 0) not in found:
+                raise ConfigurationError(
+                    f"{training.serialization_dir} has no model_state_e{epoch}_b0.th; it has "
+                    + ", ".join(path.name for path in found.values())
+                )
+        return [found[epoch, 0] for epoch in sorted(set(arguments.epochs))]
+    paths = list(found.values())
+    if arguments.last is None:
+        return paths
+    if not 1 <= arguments.last <= len(paths):
+        raise ConfigurationError(
+            f"--last is {arguments.last}, but {training.serialization_dir} has {len(paths)} "
+            'checkpoints (the checkpointer keeps as many as its "keep_most_recent_by_count" says)'
+        )
+    return paths[-arguments.last :]

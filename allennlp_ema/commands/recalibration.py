@@ -1,0 +1,52 @@
+"""
+The option `--recalibrate`: batch-norm statistics of the very weights that are archived.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any, Dict
+
+from torch import Tensor
+
+from allennlp_ema.archives import write_archive
+from allennlp_ema.finished_training import FinishedTraining
+from allennlp_ema.trained_model import TrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+def add_recalibration_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recalibrate",
+        metavar="DATA",
+        help="compute the running statistics of batch norms anew from these (training) data, as "
+        'the callback "moving_average_buffers" does in training',
+    )
+    parser.add_argument("--cuda-device", type=int, default=-1, help="id of GPU to use (if any)")
+
+
+def archive_recalibrated(
+    arguments: argparse.Namespace,
+    training: FinishedTraining,
+    weights: Dict[str, Tensor],
+    path: Path,
+    provenance: Dict[str, Any],
+) -> None:
+    """Archives `weights` at `path`, with statistics of their own if that is asked for."""
+    if arguments.recalibrate is None:
+        warn_of_statistics(weights)
+        write_archive(training, weights, path, provenance)
+        return
+    model = TrainedModel(training, arguments.recalibrate, arguments.cuda_device)
+    model.put(weights)
+    with model.recalibrated():
+        write_archive(training, model.weights, path, provenance)
+
+
+def warn_of_statistics(weights: Dict[str, Tensor]) -> None:
+    if any(name.endswith(".running_mean") for name in weights):
+        logger.warning(
+            "The model has batch norms, whose running statistics were gathered for other weights: "
+            "--recalibrate DATA computes them anew"
+        )

@@ -1,0 +1,184 @@
+"""
+What a sweep over averaging lengths measured: as a table, a file of values and a picture.
+"""
+
+import csv
+import io
+import itertools
+import math
+import os
+from pathlib import Path
+from typing import Any, Dict, NamedTuple, Optional, Sequence
+
+from allennlp_ema.commands.tables import print_table
+
+SYNTHESIZED, TRACKED, RAW = "synthesized", "in training", "raw"
+
+# How many values of the key fit above the picture.
+_MOST_LABELS = 8
+
+
+class Measurement(NamedTuple):
+    """
+    # Parameters
+
+    kind : `str`
+        `SYNTHESIZED`, `TRACKED` (a snapshot as it is) or `RAW`.
+    name : `str`
+    value : `Optional[float]`
+        Of the key that the sweep goes along.
+    effective_window : `Optional[float]`
+        In updates.
+    residual : `Optional[float]`
+    noise_amplification : `Optional[float]`
+    metrics : `Dict[str, Any]`
+    """
+
+    kind: str
+    name: str
+    metrics: Dict[str, Any]
+    value: Optional[float] = None
+    effective_window: Optional[float] = None
+    residual: Optional[float] = None
+    noise_amplification: Optional[float] = None
+
+
+class SweepResults:
+    """
+    # Parameters
+
+    key : `str`
+        Which the sweep goes along.
+    metric : `str`
+        With a `+` or `-` before it, as in `"validation_metric"`.
+    max_residual : `float`
+        What is above it is not what it says, and so never the best.
+    measurements : `Sequence[Measurement]`
+    """
+
+    def __init__(
+        self, key: str, metric: str, max_residual: float, measurements: Sequence[Measurement]
+    ) -> None:
+        self._key = key
+        self._sign, self._metric = (1.0 if metric[0] == "+" else -1.0), metric[1:]
+        self._max_residual = max_residual
+        self._measurements = measurements
+        self._synthesized = [m for m in measurements if m.kind == SYNTHESIZED]
+
+    @property
+    def best(self) -> Measurement:
+        """The best synthesized average among those that are what they say."""
+        reached = [m for m in self._synthesized if self._is_reached(m)]
+        return max(reached, key=lambda measurement: self._sign * self._metric_of(measurement))
+
+    def _is_reached(self, measurement: Measurement) -> bool:
+        return (measurement.residual or 0.0) <= self._max_residual
+
+    def _metric_of(self, measurement: Measurement) -> float:
+        return measurement.metrics[self._metric]
+
+    def print_table(self) -> None:
+        print_table(
+            ["average", self._key, "effective window", "residual", "noise amplification"]
+            + [self._metric, ""],
+            [
+                [
+                    measurement.name,
+                    _in_words(measurement.value, ".4g"),
+                    _in_words(measurement.effective_window, ",.1f"),
+                    _in_words(measurement.residual, ".4f"),
+                    _in_words(measurement.noise_amplification, ".2f"),
+                    f"{self._metric_of(measurement):.4f}",
+                    self._remark(measurement),
+                ]
+                for measurement in self._measurements
+            ],
+        )
+
+    def _remark(self, measurement: Measurement) -> str:
+        if not self._is_reached(measurement):
+            return f"residual above {self._max_residual:g}"
+        return "best" if measurement is self.best else ""
+
+    def write_values(self, path: Path) -> None:
+        """Writes all that was measured as comma-separated values, whole or not at all."""
+        metrics = [
+            name
+            for name, value in self._measurements[0].metrics.items()
+            if isinstance(value, (int, float))
+        ]
+        columns = ["kind", "name", "value", "effective_window", "residual", "noise_amplification"]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(
+            [self._key if column == "value" else column for column in columns] + metrics
+        )
+        for m in self._measurements:
+            writer.writerow(
+                [getattr(m, column) for column in columns] + [m.metrics[name] for name in metrics]
+            )
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text.getvalue(), encoding="utf-8")
+        os.replace(str(partial), str(path))
+
+    def draw(self, path: Path) -> None:
+        """Draws the metric against the averaging length, whole or not at all."""
+        # Takes its time, which every start of `allennlp` would pay.
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+        figure = Figure(figsize=(8.0, 5.0), constrained_layout=True)
+        axes = figure.add_subplot()
+        reached = [m for m in self._synthesized if self._is_reached(m)]
+        beyond = [m for m in self._synthesized if not self._is_reached(m)]
+        self._plot(axes, reached, "o-", color="tab:blue", label="made from snapshots")
+        if beyond:
+            label = f"the same, residual above {self._max_residual:g}"
+            self._plot(axes, beyond, "o", color="tab:blue", markerfacecolor="white", label=label)
+        colors = itertools.cycle(["tab:orange", "tab:green", "tab:purple", "tab:brown"])
+        for m in self._measurements:
+            if m.kind == RAW:
+                axes.axhline(self._metric_of(m), color="tab:gray", linestyle="--", label=m.name)
+            elif m.kind == TRACKED:
+                color = next(colors)
+                axes.axhline(self._metric_of(m), color=color, linestyle=":")
+                self._plot(axes, [m], "s:", color=color, label=m.name)
+        self._plot(
+            axes,
+            [self.best],
+            "*",
+            markersize=16,
+            color="tab:red",
+            zorder=3,
+            label=f"best: {self._key} {self.best.value:.4g}, {self._metric_of(self.best):.4f}",
+        )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("averaging length: effective window (updates)")
+        axes.set_ylabel(f"{self._metric} ({'higher' if self._sign > 0 else 'lower'} is better)")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        labelled = self._synthesized[:: math.ceil(len(self._synthesized) / _MOST_LABELS)]
+        top: Any = axes.secondary_xaxis("top")
+        top.set_xlabel(self._key)
+        top.set_xticks(
+            [m.effective_window for m in labelled], labels=[f"{m.value:.3g}" for m in labelled]
+        )
+        top.xaxis.set_minor_locator(NullLocator())
+        partial = path.with_name(path.name + ".partial")
+        figure.savefig(str(partial), format="png", dpi=120)
+        os.replace(str(partial), str(path))
+
+    def _plot(self, axes: Any, measurements: Sequence[Measurement], style: str, **how: Any) -> None:
+        axes.plot(
+            [m.effective_window for m in measurements],
+            [self._metric_of(m) for m in measurements],
+            style,
+            **how,
+        )
+
+
+def _in_words(value: Optional[float], form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,124 @@
+"""
+`allennlp average synthesize`: an average of any kind and length, from the snapshots of a training.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from allennlp.common.checks import ConfigurationError
+
+from allennlp_ema.archives import check_can_be_written
+from allennlp_ema.average_specifications import Specification, build_average, nearest_within
+from allennlp_ema.commands.recalibration import (
+    add_recalibration_arguments,
+    archive_recalibrated,
+)
+from allennlp_ema.commands.tables import print_table
+from allennlp_ema.finished_training import FinishedTraining
+from allennlp_ema.moving_average import MovingAverage
+from allennlp_ema.snapshot_synthesis import SnapshotSynthesis
+from allennlp_ema.synthesis import Combination
+
+
+def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    description = """An average that was not taken in training, from the snapshots that the callback
+                     "moving_average_snapshots" took of others, as an archive for `allennlp
+                     evaluate` and `allennlp predict`. What is not averaged, buffers among it, is
+                     that of best.th."""
+    parser = commands.add_parser(
+        "synthesize", description=description, help="Make any average from snapshots."
+    )
+    parser.add_argument(
+        "serialization_dir", type=Path, help="the directory of the training, with its snapshots"
+    )
+    parser.add_argument(
+        "--average",
+        type=_specification,
+        required=True,
+        metavar="JSON",
+        help='the average, as under "moving_average" in a configuration: '
+        '\'{"type": "exponential", "decay": 0.999}\'',
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the archive to write (OUT.tar.gz)"
+    )
+    parser.add_argument(
+        "--num-updates",
+        type=int,
+        metavar="N",
+        help="the average after so many updates (else after those of the latest snapshot)",
+    )
+    parser.add_argument(
+        "--max-residual",
+        type=float,
+        default=0.05,
+        help="refuse an average whose profile comes out with a larger relative error",
+    )
+    add_recalibration_arguments(parser)
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite the archive, and take any residual"
+    )
+    return parser
+
+
+def _specification(text: str) -> Specification:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return {"type": MovingAverage.default_implementation, **found}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    training = FinishedTraining(arguments.serialization_dir)
+    check_can_be_written(arguments.output, arguments.force)
+    wanted = build_average(arguments.average)
+    synthesis = SnapshotSynthesis(training.snapshots(), arguments.num_updates)
+    combination = synthesis.solve(wanted)
+    num_used = int(combination.coefficients.astype(bool).sum())
+    print_table(
+        ["average", "updates", "effective window", "residual", "noise amplification", "snapshots"],
+        [
+            [
+                json.dumps(arguments.average),
+                f"{synthesis.num_updates:,}",
+                f"{combination.effective_window:,.1f} updates",
+                f"{combination.residual:.4f}",
+                f"{combination.noise_amplification:.2f}",
+                f"{num_used} of {len(synthesis.snapshots)}",
+            ]
+        ],
+    )
+    if combination.residual > arguments.max_residual and not arguments.force:
+        raise ConfigurationError(_refusal(arguments, synthesis, combination))
+    provenance = synthesis.provenance(arguments.average, combination)
+    weights = training.best_weights()
+    synthesis.copy_into(weights, combination)
+    archive_recalibrated(arguments, training, weights, arguments.output, provenance)
+    print(f"{arguments.output}: {json.dumps(arguments.average)}")
+
+
+def _refusal(
+    arguments: argparse.Namespace, synthesis: SnapshotSynthesis, combination: Combination
+) -> str:
+    refusal = (
+        f"from these snapshots {json.dumps(arguments.average)} comes out with a residual of "
+        f"{combination.residual:.3f}, above --max-residual {arguments.max_residual:g}"
+    )
+    nearest = nearest_within(
+        arguments.average,
+        synthesis.num_updates,
+        lambda average: synthesis.solve(average).residual,
+        arguments.max_residual,
+    )
+    if nearest is not None:
+        reached = synthesis.solve(build_average(nearest))
+        refusal += (
+            f"; what can be reached is {json.dumps(nearest)}, of an effective window of "
+            f"{reached.effective_window:,.0f} updates in the place of "
+            f"{combination.effective_window:,.0f}, with a residual of {reached.residual:.3f}"
+        )
+    return refusal + " (--force takes any residual)"

@@ -1,0 +1,30 @@
+"""
+Results as tables on the terminal.
+"""
+
+import sys
+from typing import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+# Of what is not a terminal and so has no width: nothing is cut off in a file.
+_WIDTH_OF_FILES = 200
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """
+    # Parameters
+
+    headers : `Sequence[str]`
+    rows : `Iterable[Sequence[str]]`
+        As many cells each as there are headers.
+    title : `str`, optional (default = `""`)
+    """
+    table = Table(title=title or None)
+    for header in headers:
+        table.add_column(header)
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+    Console(width=width, markup=False, highlight=False).print(table)

@@ -1,0 +1,118 @@
+"""
+What a training left in its serialization directory.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from allennlp.common.checks import ConfigurationError
+from allennlp.models.archival import CONFIG_NAME
+from torch import Tensor
+
+from allennlp_ema.checkpointer import _RAW_KEY
+from allennlp_ema.snapshot_files import Snapshot, find_snapshots
+from allennlp_ema.torch_files import load_dictionary
+
+_MODEL_STATE = re.compile(r"model_state_e(\d+)_b(\d+)\.th")
+
+
+class RawWeights(NamedTuple):
+    """
+    # Parameters
+
+    weights : `Dict[str, Tensor]`
+        The model's state in training.
+    num_updates : `Optional[int]`
+        The update after which that is, if a checkpoint of an average tells.
+    """
+
+    weights: Dict[str, Tensor]
+    num_updates: Optional[int]
+
+
+class FinishedTraining:
+    """
+    # Parameters
+
+    serialization_dir : `Path`
+
+    # Raises
+
+    `ConfigurationError` : if it is not one. All methods raise it too, and name the file that is
+        missing, truncated or foreign.
+    """
+
+    def __init__(self, serialization_dir: Path) -> None:
+        self.serialization_dir = serialization_dir
+        path = serialization_dir / CONFIG_NAME
+        if not path.is_file():
+            raise ConfigurationError(
+                f"{serialization_dir} is not the serialization directory of a training: there is "
+                f"no {path}"
+            )
+        try:
+            self.config: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigurationError(f"{path} is truncated or not JSON: {error}") from error
+
+    def checkpoints(self) -> Dict[Tuple[int, int], Path]:
+        """
+        # Returns
+
+        checkpoints : `Dict[Tuple[int, int], Path]`
+            The model states by the numbers of epochs completed and of batches after them, in this
+            order. Shards of model states are not among them.
+        """
+        matches = [
+            (_MODEL_STATE.fullmatch(path.name), path) for path in self.serialization_dir.iterdir()
+        ]
+        found = {(int(match[1]), int(match[2])): path for match, path in matches if match}
+        if not found:
+            raise ConfigurationError(
+                f"{self.serialization_dir} has no checkpoint of a whole model, no "
+                "model_state_e*_b*.th"
+            )
+        return dict(sorted(found.items()))
+
+    def callback(self, name: str) -> Dict[str, Any]:
+        """What the configuration says of the callback of this name, nothing if it has none."""
+        for callback in self.config.get("trainer", {}).get("callbacks") or []:
+            if callback.get("type") == name:
+                return callback
+        return {}
+
+    @property
+    def snapshots_directory(self) -> Path:
+        """Where the callback `"moving_average_snapshots"` writes."""
+        directory = self.callback("moving_average_snapshots").get("directory", "averages")
+        return self.serialization_dir / directory
+
+    def snapshots(self) -> List[Snapshot]:
+        """All that are there, as they were taken."""
+        return find_snapshots(self.snapshots_directory)
+
+    @property
+    def best_weights_file(self) -> Path:
+        """Of what the training archived: the averaged model of its best epoch."""
+        return self.serialization_dir / "best.th"
+
+    def best_weights(self) -> Dict[str, Tensor]:
+        """What `best_weights_file` holds."""
+        return load_dictionary(self.best_weights_file)
+
+    def raw_weights(self) -> RawWeights:
+        """The raw weights in the newest checkpoint, whichever checkpointer wrote it."""
+        model_file = list(self.checkpoints().values())[-1]
+        training_file = model_file.with_name(model_file.name.replace("model", "training", 1))
+        training_state = load_dictionary(training_file)
+        weights = {**load_dictionary(model_file), **training_state.get(_RAW_KEY, {})}
+        return RawWeights(weights, _num_updates(training_state.get("moving_average")))
+
+
+def _num_updates(state: Any) -> Optional[int]:
+    """Of an average, or of those in a bank, all of which see the same updates."""
+    while isinstance(state, dict) and "counts" not in state:
+        state = next(iter(state.get("averages", {}).values()), None)
+    return state["counts"]["num_updates"] if state else None

@@ -1,0 +1,102 @@
+"""
+A trained model, whose weights are exchanged and which AllenNLP evaluates.
+"""
+
+import contextlib
+from typing import Any, Dict, Iterator, Optional
+
+import torch
+from allennlp.common.util import prepare_environment
+from allennlp.data import DataLoader, DatasetReader
+from allennlp.evaluation import Evaluator
+from allennlp.models.archival import load_archive
+from allennlp.training import GradientDescentTrainer
+from torch import Tensor
+
+from allennlp_ema.average_specifications import build_average
+from allennlp_ema.callbacks.recalibrated_statistics import RecalibratedStatistics
+from allennlp_ema.finished_training import FinishedTraining
+
+
+class TrainedModel:
+    """
+    # Parameters
+
+    training : `FinishedTraining`
+    recalibration_data : `str`, optional (default = `None`)
+        Of what `recalibrated` computes the running statistics. `None` means not at all.
+    cuda_device : `int`, optional (default = `-1`)
+        -1 is the CPU.
+    """
+
+    def __init__(
+        self,
+        training: FinishedTraining,
+        recalibration_data: Optional[str] = None,
+        cuda_device: int = -1,
+    ) -> None:
+        self._training = training
+        self._cuda_device = cuda_device
+        self._archive = load_archive(
+            str(training.serialization_dir),
+            cuda_device=cuda_device,
+            weights_file=str(training.best_weights_file),
+        )
+        # Seeds the random generators, as `allennlp evaluate` does here.
+        prepare_environment(self._archive.config.duplicate())
+        self._recalibration_data = recalibration_data
+        self._recalibration_loader = (
+            None
+            if recalibration_data is None
+            else self._data_loader("data_loader", self._archive.dataset_reader, recalibration_data)
+        )
+
+    @property
+    def weights(self) -> Dict[str, Tensor]:
+        """The model's state, to be changed in place."""
+        return self._archive.model.state_dict()
+
+    def put(self, weights: Dict[str, Tensor]) -> None:
+        """Copies `weights` into the model."""
+        self._archive.model.load_state_dict(weights)
+
+    @contextlib.contextmanager
+    def recalibrated(self) -> Iterator[None]:
+        """
+        A context in which the running statistics of batch norms are those of the present weights,
+        if there are data to compute them from: by as many batches, and in the same way, as the
+        callback `"moving_average_buffers"` does in training.
+        """
+        if self._recalibration_loader is None:
+            yield
+            return
+        model = self._archive.model
+        trainer = GradientDescentTrainer(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.0),
+            self._recalibration_loader,
+            cuda_device=self._cuda_device,
+            run_confidence_checks=False,
+        )
+        num_batches = self._training.callback("moving_average_buffers").get("num_batches", 100)
+        average = build_average({"type": "uniform"})
+        with RecalibratedStatistics(trainer, average, num_batches):
+            yield
+
+    def evaluate(self, data: DataLoader) -> Dict[str, Any]:
+        """The metrics of the model, by the configured evaluator."""
+        params = self._archive.config.duplicate().pop("evaluation", {})
+        params["cuda_device"] = self._cuda_device
+        return Evaluator.from_params(params)(self._archive.model, data)
+
+    def validation_data(self, path: str) -> DataLoader:
+        """Batches of the data at `path`, read as validation data are."""
+        config = self._archive.config
+        key = "validation_data_loader" if "validation_data_loader" in config else "data_loader"
+        return self._data_loader(key, self._archive.validation_dataset_reader, path)
+
+    def _data_loader(self, key: str, reader: DatasetReader, path: str) -> DataLoader:
+        params = self._archive.config.duplicate().pop(key)
+        data_loader = DataLoader.from_params(params, reader=reader, data_path=path)
+        data_loader.index_with(self._archive.model.vocab)
+        return data_loader
