@@ -233,7 +233,7 @@ def accuracy_by_epoch(results: Sequence[Result]) -> Figure:
                     continue
                 curves = [curve(r, row.weights) for r in row.results.values()]
                 accuracies = [100 * mean(e["accuracy"] for e in at) for at in zip(*curves)]
-                lowest = min(lowest, *accuracies[2:])
+                lowest = min([lowest, *accuracies[2:]])
                 axis.plot(
                     [e["epoch"] for e in curves[0]],
                     accuracies,
