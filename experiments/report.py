@@ -126,6 +126,7 @@ def condition_table(results: Sequence[Result], condition: str) -> str:
         if not runs:
             continue
         bests = [best(run, row.weights) for run in runs]
+        last_losses = [curve(run, row.weights)[-1]["loss"] for run in runs]
         wall = mean(run["wall_seconds"] for run in runs) / 60
         cpu = mean(run["cpu_seconds"] for run in runs) / 60
         table.append(
@@ -135,10 +136,11 @@ def condition_table(results: Sequence[Result], condition: str) -> str:
                 row.weights,
                 spread(list(row.accuracies.values()), 2),
                 against(row.accuracies, raw.accuracies),
-                spread(list(row.last_accuracies.values()), 2),
-                against(row.last_accuracies, raw.last_accuracies),
                 spread([b.loss for b in bests], 3),
                 ", ".join(str(b.epoch) for b in bests),
+                spread(list(row.last_accuracies.values()), 2),
+                against(row.last_accuracies, raw.last_accuracies),
+                spread(last_losses, 3),
                 f"{wall:.1f} ({cpu:.1f})",
             ]
         )
@@ -148,10 +150,11 @@ def condition_table(results: Sequence[Result], condition: str) -> str:
         "weights",
         "accuracy, %",
         f"against {raw.number}",
-        "at the last epoch, %",
-        f"against {raw.number}",
         "loss",
         "best epoch, by seed",
+        "accuracy at the last epoch",
+        f"against {raw.number}",
+        "loss",
         "minutes (of CPU)",
     ]
     return markdown(header, table)

@@ -49,12 +49,12 @@ def test_rows_hold_the_best_epoch_and_gains_paired_by_seed(tmp_path: Path) -> No
     )
     assert [row.split(" | ")[2] for row in full] == WEIGHTS
     assert full[0] == (
-        "| F1 | constant | raw | 85.00 ± 7.07 |  | 75.00 ± 21.21 |  | 0.150 ± 0.071 | 2, 3 "
-        "| 2.0 (1.0) |"
+        "| F1 | constant | raw | 85.00 ± 7.07 |  | 0.150 ± 0.071 | 2, 3 "
+        "| 75.00 ± 21.21 |  | 0.250 ± 0.212 | 2.0 (1.0) |"
     )
     assert full[1] == (
-        "| F2 | constant | exponential 0.9999 | 70.50 ± 28.99 | -14.50 ± 21.92 | 40.00 ± 14.14 "
-        "| -35.00 ± 35.36 | 0.295 ± 0.290 | 1, 1 | 2.0 (1.0) |"
+        "| F2 | constant | exponential 0.9999 | 70.50 ± 28.99 | -14.50 ± 21.92 | 0.295 ± 0.290 "
+        "| 1, 1 | 40.00 ± 14.14 | -35.00 ± 35.36 | 0.600 ± 0.141 | 2.0 (1.0) |"
     )
     for picture in ("accuracy_by_epoch.png", "best_by_row.png"):
         assert (tmp_path / "results" / picture).read_bytes()[1:4] == b"PNG"
