@@ -2,6 +2,7 @@
 #
 #   make train         writes the data, trains with averaged weights, and shows their accuracy on the test split
 #   make test          the test suite; make test-pinned runs it on AllenNLP's own pins, under Python 3.10
+#   make test-peers    the averages against those of optax, timm and ema-pytorch, under Python 3.11 or later
 #   make lint          ruff and mypy; make format applies ruff's formatting
 #   make experiments   what averaging buys on the treebank in the folder UD_EWT: experiments/README.md, an hour on 2 cores
 #   make install       $(VENV) from $(PYTHON), skipped when nothing changed
@@ -28,7 +29,7 @@ PINNED_PYTHON ?= $(shell for python in python3.10 "$${PYENV_ROOT:-$$HOME/.pyenv}
 DATA := data/python_tokens
 RUN := runs/python_tokens
 
-.PHONY: train test test-pinned pinned-python experiments treebank lint format install lock clean
+.PHONY: train test test-pinned pinned-python test-peers experiments treebank lint format install lock clean
 .DELETE_ON_ERROR:
 
 train: install
@@ -53,6 +54,10 @@ pinned-python:
 	$(if $(PINNED_PYTHON),,$(error No Python 3.10 is on the PATH or in pyenv, and AllenNLP's own pins need one \
 		(or give it as PINNED_PYTHON=...)))
 	@echo "AllenNLP's own pins run on $(PINNED_PYTHON)"
+
+test-peers: install
+	$(BIN)/python -m pip install --no-deps -r requirements/peers.txt
+	$(BIN)/python -m pytest tests/peers
 
 lint: install
 	$(BIN)/ruff check .
