@@ -174,8 +174,8 @@ class WarmupDecay(DecaySchedule):
 class InversePowerDecay(DecaySchedule):
     """
     `1 - (1 + n / inv_gamma)^-power` at update `n`, kept within `[min_decay, max_decay]`: the
-    warm-up of timm's `ModelEmaV3` and of `ema-pytorch`, whose defaults these are. (At update 0, which
-    only a later `start_step` has, theirs is 0 also for a higher `min_decay`.)
+    warm-up of timm's `ModelEmaV3` and of `ema-pytorch`, whose defaults these are. (At update 0,
+    which only a later `start_step` has, theirs is 0 also for a higher `min_decay`.)
 
     Registered as a `DecaySchedule` with name "inverse_power".
 
