@@ -67,51 +67,60 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.fixture(scope="module")
-def finished(directory: Path) -> Dict[str, FinishedProcess]:
-    """Of each repair the command that needs it, without and with this package."""
-    train_here(COSINE, directory / "cosine", interrupt_at=(2, 3))
-    shutil.copytree(str(directory / "cosine"), str(directory / "cosine_without"))
-    elsewhere: Dict[str, Any] = {
-        # No plug-in file is here, nor in the user's home.
-        "cwd": directory,
-        "environment": {"HOME": str(directory)},
-        "expected_returncode": None,
-    }
+def run_without_and_with(
+    config: Dict[str, Any], directory: Path, recover: bool = False
+) -> FinishedProcess:
+    """
+    Runs in the folders "without" and "with", of which the first may fail: it is what comes back.
+    """
     with ThreadPoolExecutor(2) as executor:
-        runs = {
-            "cosine": executor.submit(train, COSINE, directory / "cosine", recover=True),
-            "cosine_without": executor.submit(
-                train, COSINE, directory / "cosine_without", recover=True, **elsewhere
-            ),
-            "plateau": executor.submit(train, PLATEAU, directory / "plateau"),
-            "plateau_without": executor.submit(
-                train, PLATEAU, directory / "plateau_without", **elsewhere
-            ),
-        }
-        return {name: run.result() for name, run in runs.items()}
+        without = executor.submit(
+            train,
+            config,
+            directory / "without",
+            recover,
+            # No plug-in file is here, nor in the user's home.
+            cwd=directory.parent,
+            environment={"HOME": str(directory.parent)},
+            expected_returncode=None,
+        )
+        executor.submit(train, config, directory / "with", recover).result()
+        return without.result()
+
+
+@pytest.fixture(scope="module")
+def cosine_without(directory: Path) -> FinishedProcess:
+    runs = directory / "cosine"
+    train_here(COSINE, runs / "with", interrupt_at=(2, 3))
+    shutil.copytree(str(runs / "with"), str(runs / "without"))
+    return run_without_and_with(COSINE, runs, recover=True)
+
+
+@pytest.fixture(scope="module")
+def plateau_without(directory: Path) -> FinishedProcess:
+    return run_without_and_with(PLATEAU, directory / "plateau")
 
 
 @needs_numpys_repair
-def test_cosine_without(finished: Dict[str, FinishedProcess]) -> None:
-    assert finished["cosine_without"].returncode == 1
-    assert "UnpicklingError" in finished["cosine_without"].output
-    assert "multiarray.scalar" in finished["cosine_without"].output
+def test_cosine_without(cosine_without: FinishedProcess) -> None:
+    assert cosine_without.returncode == 1
+    assert "UnpicklingError" in cosine_without.output
+    assert "multiarray.scalar" in cosine_without.output
 
 
-def test_cosine_with(finished: Dict[str, FinishedProcess], directory: Path) -> None:
-    train_here(COSINE, directory / "cosine_straight")
-    assert_ended_alike(directory / "cosine_straight", directory / "cosine")
+def test_cosine_with(cosine_without: FinishedProcess, directory: Path) -> None:
+    train_here(COSINE, directory / "cosine" / "straight")
+    assert_ended_alike(directory / "cosine" / "straight", directory / "cosine" / "with")
 
 
 @needs_verboses_repair
-def test_reduce_on_plateau_without(finished: Dict[str, FinishedProcess]) -> None:
-    assert finished["plateau_without"].returncode == 1
-    assert "unexpected keyword argument 'verbose'" in finished["plateau_without"].output
+def test_reduce_on_plateau_without(plateau_without: FinishedProcess) -> None:
+    assert plateau_without.returncode == 1
+    assert "unexpected keyword argument 'verbose'" in plateau_without.output
 
 
-def test_reduce_on_plateau_with(finished: Dict[str, FinishedProcess], directory: Path) -> None:
-    _, training_state = latest_checkpoint(directory / "plateau")
+def test_reduce_on_plateau_with(plateau_without: FinishedProcess, directory: Path) -> None:
+    _, training_state = latest_checkpoint(directory / "plateau" / "with")
     assert training_state["optimizer"]["param_groups"][0]["lr"] == 0.02 / 2**3
 
 
