@@ -8,7 +8,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Callable, Collection, Dict, List, NamedTuple, Tuple
+from typing import Callable, Dict, List, NamedTuple, Tuple
 from urllib.parse import quote
 
 import numpy
@@ -42,8 +42,6 @@ class Snapshot(NamedTuple):
         Of the average at that time.
     effective_window : `float`
         In updates.
-    skipped_updates : `Tuple[int, ...]`
-        The numbers of the updates at which the trainer did not call `apply`.
     shapes : `Dict[str, Tuple[int, ...]]`
         Of the averages, by the names of their parameters.
     tied : `Dict[str, str]`
@@ -55,7 +53,6 @@ class Snapshot(NamedTuple):
     specification: Specification
     counts: AveragingCounts
     effective_window: float
-    skipped_updates: Tuple[int, ...]
     shapes: Dict[str, Tuple[int, ...]]
     tied: Dict[str, str]
 
@@ -88,7 +85,6 @@ def write_snapshot(
     path: Path,
     name: str,
     average: MovingAverage,
-    skipped_updates: Collection[int] = (),
     own_name: Callable[[str], str] = str,
 ) -> None:
     """
@@ -101,8 +97,6 @@ def write_snapshot(
     name : `str`
         Of the average in its bank.
     average : `MovingAverage`
-    skipped_updates : `Collection[int]`, optional (default = `()`)
-        The numbers of the updates at which `apply` was not called.
     own_name : `Callable[[str], str]`, optional
         What a parameter is called in the model, by its name in the average.
     """
@@ -123,7 +117,6 @@ def write_snapshot(
         "specification": specification_of(average),
         "counts": average._counts.as_dict(),
         "effective_window": average.effective_window(),
-        "skipped_updates": list(skipped_updates),
         "tied": tied,
     }
     metadata = {
@@ -172,7 +165,6 @@ def read_snapshot(path: Path) -> Snapshot:
         specification=description["specification"],
         counts=AveragingCounts(**description["counts"]),
         effective_window=description["effective_window"],
-        skipped_updates=tuple(description["skipped_updates"]),
         shapes=shapes,
         tied=description["tied"],
     )

@@ -54,7 +54,6 @@ class SnapshotSynthesis:
                 f"the earliest snapshot is of update {earliest:,}, so there is none from the first "
                 f"{self.num_updates:,} updates"
             )
-        self._skipped_updates = max(self.snapshots, key=_num_updates).skipped_updates
         averages: Dict[str, MovingAverage] = {}
         states = []
         for snapshot in self.snapshots:
@@ -67,7 +66,7 @@ class SnapshotSynthesis:
             self._check_counts(
                 average, [s for s, state in zip(self.snapshots, states) if state.average is average]
             )
-        self._synthesis = Synthesis(states, self._skipped_updates)
+        self._synthesis = Synthesis(states)
 
     def _check_parameters(self, snapshot: Snapshot) -> None:
         first = self.snapshots[0]
@@ -84,7 +83,7 @@ class SnapshotSynthesis:
     def _check_counts(self, average: MovingAverage, snapshots: Sequence[Snapshot]) -> None:
         snapshots = sorted(snapshots, key=_num_updates)
         numbers = [snapshot.num_updates for snapshot in snapshots]
-        all_expected = expected_counts(average, numbers, self._skipped_updates)
+        all_expected = expected_counts(average, numbers)
         for snapshot, expected in zip(snapshots, all_expected):
             if snapshot.counts.num_averaged != expected.num_averaged or any(
                 not math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12)

@@ -14,7 +14,7 @@ themselves are never written down.
 """
 
 import inspect
-from typing import Collection, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy
 from allennlp.common.checks import ConfigurationError
@@ -80,15 +80,10 @@ class Synthesis:
 
     states : `Sequence[AverageState]`
         What there is to combine. States of one average share one object.
-    skipped_updates : `Collection[int]`, optional (default = `()`)
-        See `update_weights`.
     """
 
-    def __init__(
-        self, states: Sequence[AverageState], skipped_updates: Collection[int] = ()
-    ) -> None:
-        self._skipped_updates = skipped_updates
-        self._states = _States(states, skipped_updates)
+    def __init__(self, states: Sequence[AverageState]) -> None:
+        self._states = _States(states)
         self._gram = self._states.inner_products(self._states)
 
     def solve(self, wanted: AverageState) -> Combination:
@@ -99,7 +94,7 @@ class Synthesis:
         by 0.997 for `sigma_rel` 0.20 from 16 states each of 0.05 and 0.10, whose residual it raises
         from 0.0231 to 0.0232.
         """
-        wanted_states = _States([wanted], self._skipped_updates)
+        wanted_states = _States([wanted])
         square = float(wanted_states.inner_products(wanted_states)[0, 0])
         products = self._states.inner_products(wanted_states)[:, 0]
         coefficients = _minimize(self._gram, products, square)
@@ -128,7 +123,7 @@ def _minimize(gram: ndarray, products: ndarray, square: float) -> ndarray:
     return constrained / lengths
 
 
-def profile(state: AverageState, skipped_updates: Collection[int] = ()) -> ndarray:
+def profile(state: AverageState) -> ndarray:
     """
     # Returns
 
@@ -137,24 +132,22 @@ def profile(state: AverageState, skipped_updates: Collection[int] = ()) -> ndarr
         `(num_updates + 1,)`.
     """
     profile = numpy.zeros(state.num_updates + 1)
-    for coefficient, num_updates in _terms(state, skipped_updates):
-        weights = _recursion_weights(state.average, num_updates, skipped_updates)
+    for coefficient, num_updates in _terms(state):
+        weights = _recursion_weights(state.average, num_updates)
         left = _left_at_end(1.0 - weights)
         profile[: num_updates + 1] += coefficient * left * numpy.append(1.0, weights)
     return profile
 
 
-def expected_counts(
-    average: MovingAverage, num_updates: Sequence[int], skipped_updates: Collection[int] = ()
-) -> List[AveragingCounts]:
+def expected_counts(average: MovingAverage, num_updates: Sequence[int]) -> List[AveragingCounts]:
     """
     The counts that `average` has after each of `num_updates`, ascending, if nothing disturbed it:
-    no change of its decay, no update beside `skipped_updates` left out. `sampled_share`, which the
-    others imply, is left at its default.
+    no change of its decay, no update left out. `sampled_share`, which the others imply, is left at
+    its default.
     """
     last = num_updates[-1]
-    weights = update_weights(average, last, skipped_updates)
-    sampled = sampled_updates(average, last, skipped_updates)
+    weights = update_weights(average, last)
+    sampled = sampled_updates(average, last)
     nums_averaged = numpy.searchsorted(sampled, num_updates, side="right").tolist()
     squares = _products_at(weights, weights, num_updates).tolist()
     return [
@@ -168,9 +161,7 @@ def expected_counts(
     ]
 
 
-def sampled_updates(
-    average: MovingAverage, num_updates: int, skipped_updates: Collection[int] = ()
-) -> ndarray:
+def sampled_updates(average: MovingAverage, num_updates: int) -> ndarray:
     """
     # Returns
 
@@ -180,22 +171,16 @@ def sampled_updates(
     """
     # The trainer's first update is number 1, so only a later start samples at its own 0.
     first = average.start_step or average.update_every
-    sampled = numpy.arange(first, num_updates + 1, average.update_every)
-    return sampled[~numpy.isin(sampled, list(skipped_updates))]
+    return numpy.arange(first, num_updates + 1, average.update_every)
 
 
-def update_weights(
-    average: MovingAverage, num_updates: int, skipped_updates: Collection[int] = ()
-) -> ndarray:
+def update_weights(average: MovingAverage, num_updates: int) -> ndarray:
     """
     # Parameters
 
     average : `MovingAverage`
     num_updates : `int`
         How many updates to go through, numbered from 1 as the trainer does.
-    skipped_updates : `Collection[int]`, optional (default = `()`)
-        The numbers of updates at which `apply` was not called, those at which a `GradScaler` found
-        an overflow.
 
     # Returns
 
@@ -207,7 +192,7 @@ def update_weights(
 
     `ConfigurationError` : if a weight is not within [0, 1].
     """
-    sampled = sampled_updates(average, num_updates, skipped_updates)
+    sampled = sampled_updates(average, num_updates)
     takes_interval = "interval" in inspect.signature(average.averaging_weight).parameters
 
     def sample_weights() -> Iterator[float]:
@@ -225,7 +210,6 @@ def update_weights(
 
     weights = numpy.zeros(num_updates)
     weights[: max(average.start_step - 1, 0)] = 1.0
-    weights[[number - 1 for number in skipped_updates if number <= num_updates]] = 0.0
     weights[sampled - 1] = numpy.fromiter(sample_weights(), float, len(sampled))
     # The negation also refuses a NaN.
     if not ((weights >= 0.0) & (weights <= 1.0)).all():
@@ -236,26 +220,24 @@ def update_weights(
     return weights
 
 
-def _recursion_weights(
-    average: MovingAverage, num_updates: int, skipped_updates: Collection[int]
-) -> ndarray:
+def _recursion_weights(average: MovingAverage, num_updates: int) -> ndarray:
     """The weights of the recursion whose states `_terms` combines."""
     if isinstance(average, WindowMovingAverage):
-        weights = update_weights(average, num_updates, skipped_updates)
-        sampled = sampled_updates(average, num_updates, skipped_updates)
+        weights = update_weights(average, num_updates)
+        sampled = sampled_updates(average, num_updates)
         weights[sampled - 1] = 1.0 / numpy.arange(1, len(sampled) + 1)
         return weights
-    return update_weights(average, num_updates, skipped_updates)
+    return update_weights(average, num_updates)
 
 
-def _terms(state: AverageState, skipped_updates: Collection[int]) -> List[Tuple[float, int]]:
+def _terms(state: AverageState) -> List[Tuple[float, int]]:
     """
     The state as a combination of states of a recursion, each by its number of updates. A window is
     what all samples have beyond those before the window: a combination of two plain means.
     """
     average, num_updates = state
     if isinstance(average, WindowMovingAverage):
-        sampled = sampled_updates(average, num_updates, skipped_updates)
+        sampled = sampled_updates(average, num_updates)
         before = len(sampled) - average.window_size
         if before > 0:
             return [
@@ -273,8 +255,8 @@ class _States:
     recursions : for each its weights, and the numbers of updates of its states
     """
 
-    def __init__(self, states: Sequence[AverageState], skipped_updates: Collection[int]) -> None:
-        terms = [_terms(state, skipped_updates) for state in states]
+    def __init__(self, states: Sequence[AverageState]) -> None:
+        terms = [_terms(state) for state in states]
         averages = {id(state.average): state.average for state in states}
         self._recursions: List[Tuple[ndarray, ndarray]] = []
         columns: Dict[Tuple[int, int], int] = {}
@@ -284,7 +266,7 @@ class _States:
             )
             for time in times:
                 columns[key, time] = len(columns)
-            weights = _recursion_weights(average, times[-1], skipped_updates)
+            weights = _recursion_weights(average, times[-1])
             self._recursions.append((weights, numpy.array(times)))
         self._mixing = numpy.zeros((len(states), len(columns)))
         for row, (state, state_terms) in enumerate(zip(states, terms)):

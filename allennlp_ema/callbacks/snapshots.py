@@ -4,7 +4,7 @@ Keeps the averages as they were along the training, for averages made after it.
 
 import logging
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from allennlp.common.checks import ConfigurationError
 from allennlp.training import GradientDescentTrainer
@@ -87,8 +87,6 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         self.every_num_updates = every_num_updates
         self.keep = keep
         self.directory = Path(serialization_dir) / directory
-        self._num_updates = 0
-        self._skipped_updates: List[int] = []
 
     def on_start(
         self, trainer: GradientDescentTrainer, is_primary: bool = True, **kwargs: Any
@@ -100,10 +98,9 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
                 'the callback "moving_average_snapshots" cannot write the averages of a sharded '
                 "model: each process has only a part of them"
             )
-        self._num_updates = self._average.num_updates
         if is_primary:
             for path, num_updates in snapshot_paths(self.directory).items():
-                if num_updates > self._num_updates or path.suffix == ".partial":
+                if num_updates > self._average.num_updates or path.suffix == ".partial":
                     logger.info("Removing %s, which the training has not come to", path)
                     path.unlink()
 
@@ -120,14 +117,10 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         batch_grad_norm: Optional[float] = None,
         **kwargs: Any,
     ) -> None:
-        if not is_training:
-            return
-        before, self._num_updates = self._num_updates, self._average.num_updates
-        # The numbers that the trainer passed over, as no step was taken.
-        self._skipped_updates += range(before + 1, self._num_updates)
         every = self.every_num_updates
-        if is_primary and every is not None and before // every < self._num_updates // every:
-            self._write()
+        if is_training and is_primary and every is not None:
+            if self._average.num_updates % every == 0:
+                self._write()
 
     def on_epoch(
         self,
@@ -150,16 +143,12 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         **kwargs: Any,
     ) -> None:
         # There are no metrics if the training failed.
-        if is_primary and metrics is not None and self._num_updates:
+        if is_primary and metrics is not None:
             self._write()
 
-    def state_dict(self) -> Dict[str, Any]:
-        return {"skipped_updates": list(self._skipped_updates)}
-
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        self._skipped_updates = list(state_dict["skipped_updates"])
-
     def _write(self) -> None:
+        if self._average.num_updates == 0:
+            return
         assert self.trainer is not None
         own_names = dict(self.trainer.model.named_parameters())
 
@@ -170,7 +159,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         for name, average in _named(self._average):
             path = snapshot_path(self.directory, average.num_updates, name)
             if not path.exists():
-                write_snapshot(path, name, average, self._skipped_updates, own_name)
+                write_snapshot(path, name, average, own_name)
                 logger.info('Wrote the average "%s" to %s', name, path)
         if self.keep is not None:
             paths = snapshot_paths(self.directory)
