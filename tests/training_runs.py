@@ -24,7 +24,7 @@ from tests.interruption import KILL_AT, Interruption, interrupted_at
 REPOSITORY = Path(__file__).parent.parent
 DATA = REPOSITORY / "fixtures" / "data"
 
-SECONDS_UNTIL_A_RUN_HANGS = 240
+SECONDS_UNTIL_A_RUN_HANGS = 600
 
 
 def tagger_config(**trainer: Any) -> Dict[str, Any]:
