@@ -101,6 +101,7 @@ def test_memory_does_not_grow_with_the_number_of_checkpoints(tmp_path, monkeypat
 
     monkeypatch.setattr("allennlp_ema.checkpoint_mean.load_dictionary", load)
     mean_of_checkpoints([path] * 6)
-    # One of it as it is, one in double precision, and what reading takes.
-    assert max(resident) - resident[0] < 4 * 40e6
-    assert max(resident) - resident[2] < 0.3 * 40e6
+    # One of it as it is, one in double precision, and what the allocator holds back; after the
+    # second checkpoint no more than at it.
+    assert max(resident) - resident[0] < 5 * 40e6
+    assert max(resident) - resident[2] < 40e6
