@@ -17,9 +17,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 
 CONDITIONS = {
-    "full": "all training data",
-    "noisy": "20% of the training tags wrong",
-    "tenth": "10% of the training data",
+    "full": "all data",
+    "noisy": "20% of the tags wrong",
+    "tenth": "10% of the data",
 }
 SCHEDULES = {"constant": "constant", "linear_decay": "linear to 0"}
 DEFAULT = "exponential 0.9999"
@@ -212,10 +212,10 @@ def sweep_table(results: Path) -> str:
         measured = list(csv.DictReader(lines))
     columns = {"sigma_rel": ".3f", "effective_window": ".0f", "residual": ".3f", "loss": ".4f"}
     table = []
-    for m in measured:
+    for number, m in enumerate(measured, 1):
         cells = [format(float(m[c]), form) if m[c] else "" for c, form in columns.items()]
-        table.append([m["name"], *cells, f"{100 * float(m['accuracy']):.2f}"])
-    header = ["weights", "sigma_rel", "effective window, updates", "residual", "loss"]
+        table.append([f"S{number}", m["name"], *cells, f"{100 * float(m['accuracy']):.2f}"])
+    header = ["row", "weights", "sigma_rel", "effective window, updates", "residual", "loss"]
     return markdown([*header, "accuracy, %"], table)
 
 

@@ -156,7 +156,8 @@ class Experiments:
             return original
         changed = self.directory / f"{condition}.tsv"
         if not changed.exists():
-            sentences = original.read_text(encoding="utf-8").splitlines()
+            with original.open(encoding="utf-8") as lines:
+                sentences = [line.rstrip("\n") for line in lines]
             changed.parent.mkdir(parents=True, exist_ok=True)
             partial = changed.with_suffix(".partial")
             change = {"noisy": with_noisy_tags, "tenth": a_tenth_of}[condition]
