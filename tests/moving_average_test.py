@@ -673,8 +673,8 @@ class TestState:
             parameters.append(("decoder.weight", Parameter(torch.ones(2))))
             message = r'entry "decoder\.weight"'
         else:
-            parameters[1] = ("encoder.weight", Parameter(torch.ones(4, 5).bfloat16()))
-            message = r'shape \(4, 5\) for "encoder\.weight", whose shape is \(4, 4\)'
+            parameters[1] = ("encoder.weight", Parameter(torch.ones(2, 8).bfloat16()))
+            message = r'shape \(2, 8\) for "encoder\.weight", whose shape is \(4, 4\)'
         average, source = built(params, named(model)), built(params, parameters)
         train(model, average, 3)
         train(other, source, 4)

@@ -119,11 +119,12 @@ class TestAsTensorFlows:
 
 
 class TestAsTensorFlowAddons:
-    """`tfa.optimizers.MovingAverage`, whose updates are numbered from 0."""
+    """`tfa.optimizers.MovingAverage`, whose updates are numbered from 0, the trainer's from 1."""
 
+    @pytest.mark.parametrize("first", [0, 1])
     @pytest.mark.parametrize("start_step", [0, 12])
     @pytest.mark.parametrize("dynamic_decay", [False, True])
-    def test_start_step_and_dynamic_decay(self, start_step, dynamic_decay):
+    def test_start_step_and_dynamic_decay(self, start_step, dynamic_decay, first):
         trajectory = random_walk(40)
 
         def decay(step):
@@ -134,7 +135,9 @@ class TestAsTensorFlowAddons:
 
         of_ours = 0.8 if dynamic_decay else {"type": "constant", "decay": 0.8}
         ours = averages_along(
-            trajectory, exponential(decay=of_ours, start_step=start_step), range(40)
+            trajectory,
+            exponential(decay=of_ours, start_step=start_step + first),
+            range(first, first + 40),
         )
         expected = weighted_along(trajectory, [1 - decay(step) for step in range(40)])
         assert torch.allclose(ours, expected)

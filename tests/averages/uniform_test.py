@@ -21,12 +21,15 @@ def test_is_the_mean_of_what_was_sampled():
     assert torch.allclose(ours[[4, 7, 10]], torch.tensor(1 / 3).double())
 
 
+@pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("start_averaging, average_period", [(0, 1), (0, 10), (5, 1), (7, 4)])
-def test_swa_of_tensorflow_addons(start_averaging, average_period):
-    """`tfa.optimizers.SWA`, whose updates are numbered from 0."""
+def test_swa_of_tensorflow_addons(start_averaging, average_period, first):
+    """`tfa.optimizers.SWA`, whose updates are numbered from 0, the trainer's from 1."""
     trajectory = random_walk(40)
     ours = averages_along(
-        trajectory, uniform(start_step=start_averaging, update_every=average_period), range(40)
+        trajectory,
+        uniform(start_step=start_averaging + first, update_every=average_period),
+        range(first, first + 40),
     )
     average = trajectory[0]
     for iteration in range(40):
