@@ -15,6 +15,7 @@ from torch import Tensor
 
 from allennlp_ema.average_specifications import build_average
 from allennlp_ema.callbacks.recalibrated_statistics import RecalibratedStatistics
+from allennlp_ema.callbacks.undisturbed_training import same_data
 from allennlp_ema.finished_training import FinishedTraining
 
 
@@ -42,9 +43,6 @@ class TrainedModel:
             cuda_device=cuda_device,
             weights_file=str(training.best_weights_file),
         )
-        # Seeds the random generators, as `allennlp evaluate` does here.
-        prepare_environment(self._archive.config.duplicate())
-        self._recalibration_data = recalibration_data
         self._recalibration_loader = (
             None
             if recalibration_data is None
@@ -70,6 +68,7 @@ class TrainedModel:
         if self._recalibration_loader is None:
             yield
             return
+        self._seed()
         model = self._archive.model
         trainer = GradientDescentTrainer(
             model,
@@ -84,16 +83,21 @@ class TrainedModel:
             yield
 
     def evaluate(self, data: DataLoader) -> Dict[str, Any]:
-        """The metrics of the model, by the configured evaluator."""
+        """The metrics of the model, as `allennlp evaluate` measures them."""
+        self._seed()
         params = self._archive.config.duplicate().pop("evaluation", {})
         params["cuda_device"] = self._cuda_device
-        return Evaluator.from_params(params)(self._archive.model, data)
+        return Evaluator.from_params(params)(self._archive.model, same_data(data))
 
     def validation_data(self, path: str) -> DataLoader:
         """Batches of the data at `path`, read as validation data are."""
         config = self._archive.config
         key = "validation_data_loader" if "validation_data_loader" in config else "data_loader"
         return self._data_loader(key, self._archive.validation_dataset_reader, path)
+
+    def _seed(self) -> None:
+        # So that from the same data come the same batches, for all weights that are compared.
+        prepare_environment(self._archive.config.duplicate())
 
     def _data_loader(self, key: str, reader: DatasetReader, path: str) -> DataLoader:
         params = self._archive.config.duplicate().pop(key)

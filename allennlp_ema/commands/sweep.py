@@ -54,8 +54,8 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser.add_argument("data", metavar="DATA", help="what to evaluate on")
     parser.add_argument(
         "--metric",
-        help='what the best has most of ("+accuracy") or least ("-loss"); else what '
-        '"validation_metric" was in training',
+        help="what the best has most of, as in --metric +accuracy, or least, as in --metric=-loss "
+        '(else the "validation_metric" of the training)',
     )
     parser.add_argument("--type", default="power_function", metavar="TYPE", help="of the averages")
     parser.add_argument(
@@ -132,8 +132,8 @@ def _metric(metric: Optional[str], training: FinishedTraining) -> str:
         metric = training.config.get("trainer", {}).get("validation_metric", "-loss")
     if not isinstance(metric, str) or metric[:1] not in ("+", "-"):
         raise ConfigurationError(
-            f"--metric is {metric!r}, but has to be the name of a metric with a + (more is better) "
-            'or a - before it: "+accuracy", "-loss"'
+            f"--metric is {metric!r}, but has to be the name of a metric after a + if more of it "
+            "is better, or else after a -: --metric +accuracy, --metric=-loss"
         )
     return metric
 

@@ -1,0 +1,157 @@
+import json
+import shutil
+from typing import Any, List
+
+import pytest
+import torch
+from allennlp.training.moving_average import ExponentialMovingAverage as AllenNLPAverage
+from torch.nn import Parameter
+
+from tests.commands.command_line import allennlp
+from tests.commands.synthesize_test import synthesize
+from tests.training_runs import tagger_config, train_here
+
+
+def rows(capsys, path: Any) -> List[List[str]]:
+    """The cells of the table."""
+    finished = allennlp(capsys, "average", "inspect", path)
+    assert finished.status == 0, finished.errors
+    lines = [line for line in finished.output.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+SHORT = json.dumps({"type": "power_function", "sigma_rel": 0.05})
+LONG = json.dumps({"type": "power_function", "sigma_rel": 0.1})
+
+
+def test_a_snapshot(recorded, capsys):
+    path = recorded.directory / "averages" / "update_0000000160.long.safetensors"
+    assert rows(capsys, path) == [
+        [path.name, "long", LONG, "160", "160", "37.8 updates", "3.7 KiB"]
+    ]
+
+
+def test_a_checkpoint_with_a_bank(recorded, capsys):
+    name = "training_state_e40_b0.th"
+    assert rows(capsys, recorded.directory / name) == [
+        [name, "short", SHORT, "320", "320", "34.6 updates", "3.7 KiB"],
+        [name, "long", LONG, "320", "320", "75.6 updates", "3.7 KiB"],
+    ]
+
+
+def test_the_weights_of_a_model(recorded, capsys):
+    name = "model_state_e40_b0.th"
+    (row,) = rows(capsys, recorded.directory / name)
+    assert row[0] == name and row[2].startswith("a model's weights") and row[-1] == "3.7 KiB"
+
+
+def test_archives_of_a_training_of_a_synthesis_and_of_checkpoints(recorded, capsys, tmp_path):
+    ((name, epoch, average, *counts),) = rows(capsys, recorded.directory / "model.tar.gz")[:1]
+    assert (name, epoch) == ("model.tar.gz", "best epoch")
+    assert average.startswith('{"type": "bank", "active": "long"')
+
+    specification = {"type": "power_function", "sigma_rel": 0.07}
+    synthesize(capsys, recorded, tmp_path / "made.tar.gz", specification)
+    ((name, kind, average, updates, _, window, size),) = rows(capsys, tmp_path / "made.tar.gz")
+    assert (name, kind, average, updates) == (
+        "made.tar.gz",
+        "synthesized",
+        json.dumps(specification),
+        "320",
+    )
+    assert window == "50.1 updates"
+
+    output = tmp_path / "mean.tar.gz"
+    allennlp(capsys, "average", "checkpoints", recorded.directory, "-o", output, "--last", "2")
+    ((name, kind, files, *_),) = rows(capsys, output)
+    assert (name, kind) == ("mean.tar.gz", "mean of checkpoints")
+    assert files == "model_state_e39_b0.th, model_state_e40_b0.th"
+
+
+def test_a_directory_has_all_of_them(recorded, capsys):
+    names = [row[0] for row in rows(capsys, recorded.directory) if row[0]]
+    assert names[:6] == [f"training_state_e{e}_b0.th" for e in (38, 38, 39, 39, 40, 40)]
+    assert names[6] == "update_0000000020.long.safetensors"
+    assert names[37] == "update_0000000320.short.safetensors"
+    assert names[38:] == ["model.tar.gz"]
+    assert [r[0] for r in rows(capsys, recorded.directory / "averages")] == names[6:38]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """By type of average, a directory of two epochs of 6 updates."""
+
+    def train(name: str, **trainer: Any) -> Any:
+        directory = tmp_path_factory.mktemp(name) / "run"
+        train_here(tagger_config(num_epochs=2, **trainer), directory)
+        return directory
+
+    return train
+
+
+def test_the_window_of_a_window_is_known_from_its_configuration(trained, capsys):
+    window = {"type": "window", "window_size": 3, "update_every": 2}
+    directory = trained("window", moving_average=window)
+    ((_, name, average, *rest), *_) = rows(capsys, directory / "training_state_e2_b0.th")
+    assert json.loads(average) == window
+    # One for the mean and three for the samples.
+    assert rest == ["12", "6", "6.0 updates", "14.6 KiB"]
+    (directory / "config.json").unlink()
+    ((_, name, average, *rest), *_) = rows(capsys, directory / "training_state_e2_b0.th")
+    assert json.loads(average) == {"type": "window"}
+    assert rest == ["12", "6", "", "14.6 KiB"]
+
+
+def test_the_average_of_an_optimizer_and_a_type_left_out(trained, capsys):
+    directory = trained(
+        "optimizer",
+        optimizer={
+            "type": "moving_average",
+            "optimizer": "adam",
+            "moving_average": {"decay": 0.5, "numerator": 1, "denominator": 1},
+        },
+    )
+    ((_, _, average, *rest), *_) = rows(capsys, directory / "training_state_e2_b0.th")
+    assert json.loads(average) == {
+        "type": "exponential",
+        "decay": 0.5,
+        "numerator": 1,
+        "denominator": 1,
+    }
+    # (1 + d) / (1 - d) at the end of a long training.
+    assert rest == ["12", "12", "3.0 updates", "3.7 KiB"]
+
+
+def test_a_training_without_an_average(trained, capsys):
+    directory = trained("none")
+    assert [(row[0], row[2]) for row in rows(capsys, directory)] == [
+        ("training_state_e1_b0.th", "none"),
+        ("training_state_e2_b0.th", "none"),
+        ("model.tar.gz", "none, raw weights"),
+    ]
+
+
+def test_the_state_of_allennlps_own_average(capsys, tmp_path):
+    average = AllenNLPAverage([("weight", Parameter(torch.zeros(1024)))])
+    state = {"epochs_completed": 1, "optimizer": {}, "moving_average": average.state_dict()}
+    torch.save(state, str(tmp_path / "training_state_e1_b0.th"))
+    ((_, _, found, *rest),) = rows(capsys, tmp_path / "training_state_e1_b0.th")
+    assert found == "AllenNLP's own, exponential"
+    assert rest == ["", "", "", "4.0 KiB"]
+
+
+def test_missing_truncated_and_foreign_files_are_named(recorded, capsys, tmp_path):
+    def error(path: Any) -> str:
+        return allennlp(capsys, "average", "inspect", path).error
+
+    for name in ("missing.th", "missing.safetensors", "missing.tar.gz", "missing"):
+        assert error(tmp_path / name).endswith(f"{name}: there is no such file")
+    assert f"{tmp_path} has no checkpoint" in error(tmp_path)
+    whole = (recorded.directory / "model.tar.gz").read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"no archive"):
+        (tmp_path / "model.tar.gz").write_bytes(content)
+        assert "model.tar.gz is truncated or not an archive" in error(tmp_path / "model.tar.gz")
+    shutil.make_archive(str(tmp_path / "other"), "gztar", str(recorded.directory / "vocabulary"))
+    assert "other.tar.gz is not the archive of a model" in error(tmp_path / "other.tar.gz")
+    (tmp_path / "training_state_e1_b0.th").write_bytes(b"no state")
+    assert "training_state_e1_b0.th is truncated" in error(tmp_path / "training_state_e1_b0.th")

@@ -1,0 +1,219 @@
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+import torch
+
+from allennlp_ema.decay_schedules import sigma_rel_to_gamma
+from tests.commands.command_line import allennlp, archived_weights, evaluated
+from tests.commands.synthesize_test import synthesize
+from tests.recorded_training import RecordedTraining
+from tests.training_runs import DATA
+
+NAMES = ["sweep.csv", "sweep.png", "sweep_best.tar.gz"]
+
+
+def sweep(capsys, recorded: RecordedTraining, output: Path, *more: Any):
+    return allennlp(
+        capsys,
+        "average",
+        "sweep",
+        recorded.directory,
+        DATA / "dev.tsv",
+        "--output-dir",
+        output,
+        *more,
+    )
+
+
+def values(directory: Path) -> List[Dict[str, str]]:
+    with (directory / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def copied(recorded, tmp_path) -> RecordedTraining:
+    shutil.copytree(str(recorded.directory), str(tmp_path / "run"))
+    return recorded._replace(directory=tmp_path / "run")
+
+
+def test_each_length_is_measured_as_allennlp_does_beside_raw_and_tracked(
+    recorded, capsys, tmp_path
+):
+    finished = sweep(capsys, recorded, tmp_path, "--metric=-loss", "--points", "4")
+    assert finished.status == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == NAMES
+    rows = values(tmp_path)
+    assert [(row["kind"], row["name"], row["sigma_rel"]) for row in rows] == [
+        ("raw", "raw weights after update 320", ""),
+        ("in training", '"long" as taken in training', ""),
+        ("in training", '"short" as taken in training', ""),
+        ("synthesized", "power_function", "0.02"),
+        ("synthesized", "power_function", "0.04642"),
+        ("synthesized", "power_function", "0.1077"),
+        ("synthesized", "power_function", "0.25"),
+    ]
+    windows = [float(row["effective_window"]) for row in rows[3:]]
+    assert windows == sorted(windows)
+    # That of the power function itself: 1 over the integral of its square.
+    gamma = sigma_rel_to_gamma(0.1077)
+    assert windows[2] == pytest.approx(320 * (2 * gamma + 1) / (gamma + 1) ** 2, rel=0.01)
+    # The ends are beyond what 16 snapshots each can make, and so cannot be the best.
+    assert [float(row["residual"]) > 0.05 for row in rows[3:]] == [True, False, False, True]
+    losses = [float(row["loss"]) for row in rows]
+    best = 4 if losses[4] < losses[5] else 5
+    assert [line.split("│")[2].strip() for line in finished.output.splitlines() if "best " in line][
+        :1
+    ] == [rows[best]["sigma_rel"]]
+
+    archive = tmp_path / "sweep_best.tar.gz"
+    specification = {"type": "power_function", "sigma_rel": float(rows[best]["sigma_rel"])}
+    synthesize(capsys, recorded, tmp_path / "same.tar.gz", specification)
+    expected, found = archived_weights(tmp_path / "same.tar.gz"), archived_weights(archive)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    metrics = evaluated(archive)
+    assert {key: float(rows[best][key]) for key in metrics} == metrics
+
+
+def test_raw_and_tracked_weights_are_those_of_the_training(recorded, capsys, tmp_path):
+    sweep(capsys, recorded, tmp_path, "--metric", "+accuracy", "--points", "1", "--from", "0.1")
+    (raw, long, short, same) = values(tmp_path)
+    assert (same["loss"], same["accuracy"]) == (long["loss"], long["accuracy"])
+    for row, sigma_rel in ((long, 0.10), (short, 0.05)):
+        output = tmp_path / f"{sigma_rel}.tar.gz"
+        synthesize(capsys, recorded, output, {"type": "power_function", "sigma_rel": sigma_rel})
+        assert evaluated(output)["loss"] == float(row["loss"])
+    allennlp(
+        capsys,
+        "average",
+        "checkpoints",
+        recorded.directory,
+        "--last",
+        "1",
+        "-o",
+        tmp_path / "raw.tar.gz",
+    )
+    assert evaluated(tmp_path / "raw.tar.gz")["loss"] == float(raw["loss"])
+    assert len({row["loss"] for row in (raw, long, short)}) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (
+            ["--type", "exponential", "--from", "0.9", "--to", "0.99", "--points", "2"],
+            [("decay", "0.9"), ("decay", "0.99")],
+        ),
+        (
+            ["--type", "exponential", "--key", "half_life", "--from", "8", "--to", "32"]
+            + ["--points", "3"],
+            [("half_life", "8.0"), ("half_life", "16.0"), ("half_life", "32.0")],
+        ),
+        (
+            ["--type", "window", "--from", "20", "--to", "80", "--points", "3"],
+            [("window_size", "20"), ("window_size", "40"), ("window_size", "80")],
+        ),
+        (
+            ["--type", "uniform", "--from", "161", "--to", "301", "--points", "2"]
+            + ["--max-residual", "1"],
+            [("start_step", "161"), ("start_step", "301")],
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value[0], str) else "",
+)
+def test_other_averages_along_other_keys(arguments, expected, recorded, capsys, tmp_path):
+    finished = sweep(capsys, recorded, tmp_path, "--metric", "+accuracy", *arguments)
+    assert finished.status == 0
+    rows = [row for row in values(tmp_path) if row["kind"] == "synthesized"]
+    assert [(key, row[key]) for row, (key, _) in zip(rows, expected)] == expected
+    assert len(rows) == len(expected)
+
+
+def test_the_metric_is_the_one_of_the_training_unless_another_is_given(copied, capsys, tmp_path):
+    sweep(capsys, copied, tmp_path / "out", "--points", "2", "--from", "0.06", "--to", "0.12")
+    assert (tmp_path / "out" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((copied.directory / "config.json").read_text())
+    assert config["trainer"]["validation_metric"] == "+accuracy"
+    config["trainer"]["validation_metric"] = ["+accuracy", "-loss"]
+    (copied.directory / "config.json").write_text(json.dumps(config))
+    finished = sweep(capsys, copied, tmp_path / "other")
+    assert (
+        "--metric is ['+accuracy', '-loss'], but has to be the name of a metric" in finished.error
+    )
+
+
+def test_without_raw_weights_there_is_no_line_of_them(copied, capsys, tmp_path):
+    for path in copied.directory.glob("model_state_*"):
+        path.unlink()
+    finished = sweep(capsys, copied, tmp_path / "out", "--points", "1", "--from", "0.07")
+    assert finished.status == 0
+    assert [row["kind"] for row in values(tmp_path / "out")] == [
+        "in training",
+        "in training",
+        "synthesized",
+    ]
+
+
+def test_nothing_is_overwritten_without_force(recorded, capsys, tmp_path):
+    arguments = ["--points", "1", "--from", "0.07"]
+    for name in NAMES:
+        (tmp_path / name).write_text("precious")
+        finished = sweep(capsys, recorded, tmp_path, *arguments)
+        assert finished.error.endswith(f"{tmp_path / name} exists already; --force overwrites it")
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+    (tmp_path / "sweep.csv").write_text("precious")
+    assert sweep(capsys, recorded, tmp_path, *arguments, "--force").status == 0
+    assert len(values(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["--metric", "accuracy"],
+            "--metric is 'accuracy', but has to be the name of a metric after",
+        ),
+        (["--metric", "+f1"], "--metric is '+f1', but the model has accuracy, accuracy3, loss"),
+        (["--type", "polynomial"], 'type "polynomial" and their "eta", --from and --to have to be'),
+        (
+            ["--type", "mine"],
+            'for averages of type "mine", --key, --from and --to have to be given',
+        ),
+        (["--type", "mine", "--key", "a", "--from", "1", "--to", "2"], "mine not in acceptable"),
+        (["--points", "0"], "--points is 0, but has to be at least 1"),
+        (["--to", "0.3", "--points", "2"], '"sigma_rel" is 0.3, but has to be a finite number'),
+        (["--from", "0"], '"sigma_rel": an average with 0 has no length'),
+        (
+            ["--to", "0.021"],
+            "none of these averages comes out with a residual within --max-residual 0.05; the "
+            "smallest is 0.1",
+        ),
+        (["--num-updates", "400"], "the latest snapshot is of update 320"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_said_before_anything_is_written(
+    arguments, message, recorded, capsys, tmp_path
+):
+    finished = sweep(capsys, recorded, tmp_path / "out", *arguments)
+    assert message in finished.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_data_are_named(recorded, capsys, tmp_path):
+    finished = allennlp(
+        capsys,
+        "average",
+        "sweep",
+        recorded.directory,
+        tmp_path / "missing.tsv",
+        "--output-dir",
+        tmp_path,
+    )
+    assert re.search("missing.tsv", finished.error)
+    assert not list(tmp_path.iterdir())
