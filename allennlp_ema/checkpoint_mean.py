@@ -47,17 +47,21 @@ def mean_of_checkpoints(paths: Sequence[Path]) -> Dict[str, Tensor]:
                     f'{path} has {here} for "{name}", but {paths[0]} has {there}: they are not '
                     "checkpoints of one model"
                 )
-        for name, value in state.items():
-            if not (isinstance(value, Tensor) and value.is_floating_point()):
-                continue
-            if name in sums:
-                sums[name] += value
-            else:
-                sums[name] = value.to(torch.float64, copy=True)
+        _add(state, sums)
     # In place, so that tied parameters stay tied. No sum is left to be changed by that.
     for name in list(sums):
         state[name].copy_(sums.pop(name) / len(paths))
     return state
+
+
+def _add(state: Dict[str, Any], sums: Dict[str, Tensor]) -> None:
+    for name, value in state.items():
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            continue
+        if name in sums:
+            sums[name] += value
+        else:
+            sums[name] = value.to(torch.float64, copy=True)
 
 
 def _form(value: Any) -> str:

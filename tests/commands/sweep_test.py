@@ -66,9 +66,10 @@ def test_each_length_is_measured_as_allennlp_does_beside_raw_and_tracked(
     assert [float(row["residual"]) > 0.05 for row in rows[3:]] == [True, False, False, True]
     losses = [float(row["loss"]) for row in rows]
     best = 4 if losses[4] < losses[5] else 5
-    assert [line.split("│")[2].strip() for line in finished.output.splitlines() if "best " in line][
-        :1
-    ] == [rows[best]["sigma_rel"]]
+    cells = [line.split("│") for line in finished.output.splitlines() if line.startswith("│")]
+    assert [row[2].strip() for row in cells if row[-2].strip() == "best"] == [
+        rows[best]["sigma_rel"]
+    ]
 
     archive = tmp_path / "sweep_best.tar.gz"
     specification = {"type": "power_function", "sigma_rel": float(rows[best]["sigma_rel"])}
