@@ -1,5 +1,4 @@
 import contextlib
-import copyreg
 import functools
 import logging
 import random
@@ -227,7 +226,7 @@ def _drawing_apart(
 
         # Copies, and what worker processes get, are loaders as they were.
         def __reduce_ex__(self, protocol: Any) -> Any:
-            return copyreg.__newobj__, (plain,), self.__dict__  # type: ignore[attr-defined]
+            return object.__new__, (plain,), self.__dict__
 
     loader.__class__ = DrawingApart
     try:
