@@ -412,6 +412,17 @@ class TestAverages:
                 is_averaged = name in (*NAMES[:2], "projection.weight")
                 assert torch.equal(parameter, raw[name]) != is_averaged
 
+    @pytest.mark.parametrize("regex", ["^encoder", "^module.encoder"])
+    def test_names_may_be_given_with_or_without_the_prefix_of_a_wrapped_model(self, regex):
+        prefixed = [("module." + name, parameter) for name, parameter in named(tagger())]
+        included = built({"include": [regex]}, prefixed)
+        excluded = built({"exclude": [regex]}, prefixed)
+        of_encoder = ["module.encoder.weight", "module.encoder.bias"]
+        assert [name for name, _ in included.named_averages()] == of_encoder
+        assert [name for name, _ in excluded.named_averages()] == [
+            name for name, _ in prefixed if name not in of_encoder
+        ]
+
     @pytest.mark.parametrize("shadow_dtype", [None, "float32", "float64"])
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_dtype_of_the_averages(self, dtype, shadow_dtype):
@@ -770,12 +781,15 @@ class TestStateOfAllenNLP:
         dead = saved_and_loaded(recovered.state_dict())
         # Averages were assigned, but not to this model.
         assert not torch.equal(model.encoder.weight, dead["shadows"]["encoder.weight"])
-        average = built({"decay": 0.9}, named(model))
+        # The trainer makes the average before it gives the model its weights.
+        restarted = tagger(2)
+        average = built({"decay": 0.9}, named(restarted))
+        restarted.load_state_dict(model.state_dict())
         average.load_state_dict(dead)
         (warning,) = [each for each in caplog.records if each.levelno == logging.WARNING]
         assert "averages of dead parameters" in warning.getMessage()
         assert "averaging begins anew from the model's present parameters" in warning.getMessage()
-        for name, parameter in named(model):
+        for name, parameter in named(restarted):
             assert torch.equal(average.average(name), parameter.to(average.average(name).dtype))
         assert average.num_averaged == 0
 
