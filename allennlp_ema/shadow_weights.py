@@ -138,7 +138,8 @@ class ShadowWeights:
         """
         `shadow += weight * (other - shadow)`, towards other shadows of the same parameters.
         """
-        other._flush()
+        for shadow_weights in (self, other):
+            shadow_weights._flush()
         _Pass([self], [other.shadows]).run([weight])
         for follower, other_follower in zip(self.followers, other.followers):
             follower.lerp(other_follower, weight)
@@ -195,8 +196,9 @@ class ShadowWeights:
         return self.shadows[index]
 
     def _flush(self) -> None:
-        if self._pending is not None:
-            self._pending.flush()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.flush()
 
 
 def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) -> None:
@@ -218,13 +220,16 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
             member_weights.append(weight)
     if not any(member_weights):
         return
-    # The first member keeps the pass, and with it every other member, alive.
+    for member in members:
+        member._flush()
     passes = members[0]._passes
     key = tuple(map(id, members))
     current = passes.get(key)
     if current is None or current.is_stale():
         current = passes[key] = _Pass(members, [member.parameters for member in members])
-    current.run(member_weights)
+    if current.run(member_weights):
+        for member in members:
+            member._pending = current
 
 
 class _Pass:
@@ -236,7 +241,9 @@ class _Pass:
     def __init__(
         self, members: Sequence[ShadowWeights], sources: Sequence[Sequence[Tensor]]
     ) -> None:
-        self._members = members
+        # The first member keeps the pass, which keeps the others alive, but not the first: a cycle
+        # would hold on to all shadows until the garbage is collected.
+        self._others = members[1:]
         rows: Dict[object, Tuple[Tensor, Dict[int, Tensor]]] = {}
         for number, (member, member_sources) in enumerate(zip(members, sources)):
             for source, shadow in zip(member_sources, member.shadows):
@@ -261,9 +268,8 @@ class _Pass:
     def is_stale(self) -> bool:
         return any(group.is_stale() for group in self._groups)
 
-    def run(self, weights: Sequence[float]) -> None:
-        for member in self._members:
-            member._flush()
+    def run(self, weights: Sequence[float]) -> bool:
+        """Whether a part of it is left to `flush`."""
         # It is `no_grad` with less work at each tensor, which counts in small models.
         with torch.inference_mode():
             for group in self._groups:
@@ -274,14 +280,10 @@ class _Pass:
                     # The copy to the host is on its way; what it needs there is done when it is
                     # needed, so that neither side waits for the other.
                     self._deferred = weights
-        if self._deferred is not None:
-            for member in self._members:
-                member._pending = self
+        return self._deferred is not None
 
     def flush(self) -> None:
         weights, self._deferred = self._deferred, None
-        for member in self._members:
-            member._pending = None
         if weights is not None:
             with torch.inference_mode():
                 for group in self._groups:
