@@ -13,7 +13,6 @@ from allennlp.data import TensorDict
 from allennlp.nn.util import dist_reduce_sum
 from allennlp.training import GradientDescentTrainer
 from torch import Tensor
-from torch.cuda import amp
 
 from allennlp_ema.callbacks.undisturbed_training import same_data, undisturbed_training
 from allennlp_ema.moving_average import MovingAverage
@@ -105,7 +104,7 @@ class RecalibratedStatistics:
             try:
                 num_batches = 0
                 for batch in self._batches():
-                    with amp.autocast(trainer._use_amp):
+                    with torch.autocast("cuda", enabled=trainer._use_amp):
                         model(**batch)
                     num_batches += 1
             finally:
