@@ -108,7 +108,7 @@ def rows(results: Sequence[Result], condition: str) -> List[Row]:
 def against(one: Dict[int, float], other: Dict[int, float]) -> str:
     """The differences in the seeds that both have."""
     differences = [one[seed] - other[seed] for seed in one if seed in other]
-    return spread(differences, 2, signed=True) if differences and one != other else ""
+    return spread(differences, 2, signed=True) if differences else ""
 
 
 def spread(values: Sequence[float], digits: int, signed: bool = False) -> str:
@@ -135,11 +135,11 @@ def condition_table(results: Sequence[Result], condition: str) -> str:
                 SCHEDULES[row.schedule],
                 row.weights,
                 spread(list(row.accuracies.values()), 2),
-                against(row.accuracies, raw.accuracies),
+                "" if row is raw else against(row.accuracies, raw.accuracies),
                 spread([b.loss for b in bests], 3),
                 ", ".join(str(b.epoch) for b in bests),
                 spread(list(row.last_accuracies.values()), 2),
-                against(row.last_accuracies, raw.last_accuracies),
+                "" if row is raw else against(row.last_accuracies, raw.last_accuracies),
                 spread(last_losses, 3),
                 f"{wall:.1f} ({cpu:.1f})",
             ]

@@ -1,5 +1,5 @@
-// The part-of-speech tagger of training_configs/ud_ewt.jsonnet as the experiments train it: three times faster, because its
-// batches hold sentences of like length, and with everything random seeded.
+// The part-of-speech tagger of training_configs/ud_ewt.jsonnet as the experiments train it: with batches of sentences of like
+// length, which hold far less padding, and everything random seeded.
 local bucketed(shuffle) = {
   batch_sampler: { type: 'bucket', batch_size: 64, sorting_keys: ['tokens'], shuffle: shuffle },
 };
