@@ -100,7 +100,7 @@ def run_python(
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
         start_new_session=True,
     )
     try:
