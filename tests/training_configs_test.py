@@ -45,7 +45,7 @@ def test_every_type_of_average_is_in_one_of_them(data):
     types = set()
     for config in CONFIGS:
         trainer = Params.from_file(config).as_dict()["trainer"]
-        if "moving_average" in trainer:
+        if trainer.get("moving_average"):
             types.add(MovingAverage.by_name(trainer["moving_average"]["type"]))
     assert types >= {
         BankMovingAverage,
