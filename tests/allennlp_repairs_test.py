@@ -294,6 +294,19 @@ def test_best_epoch_is_a_validated_one(interrupt_at: Any, tmp_path: Path) -> Non
         assert "validation_loss" not in resumed
 
 
+def test_epoch_that_goes_on_after_its_last_batch_is_validated_or_not(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = copy.deepcopy(EVERY_OTHER_EPOCH)
+    config["trainer"]["checkpointer"] = {"save_every_num_batches": 6, **ALL_CHECKPOINTS}
+    train_here(config, run, interrupt_at=(2, 1))
+    for what in ("model", "training"):
+        (run / f"{what}_state_e2_b0.th").unlink()
+    train_here(config, run, recover=True)
+    for epoch, is_validated in ((1, False), (2, True)):
+        resumed = json.loads((run / f"metrics_epoch_{epoch}.json").read_text())
+        assert ("validation_loss" in resumed) == is_validated
+
+
 def test_without_validation_data_best_weights_go_on_being_saved(tmp_path: Path) -> None:
     config = {**EVERY_OTHER_EPOCH, "validation_data_path": None}
     train_here(config, tmp_path / "run")

@@ -1,11 +1,14 @@
-// The average in the optimizer: it averages after each step that is really taken, in any PyTorch loop too.
-(import "python_tokens.jsonnet") + {
+// The same tagger with an optimizer that averages, as it would in any other training loop.
+local python_tokens = import "python_tokens.jsonnet";
+
+python_tokens {
   trainer+: {
-    moving_average: null,
     optimizer: {
       type: "moving_average",
-      optimizer: { type: "adam", lr: 0.003 },
-      moving_average: { type: "exponential", decay: 0.999 },
+      optimizer: python_tokens.trainer.optimizer,
+      moving_average: python_tokens.trainer.moving_average,
     },
+    // Hidden: there is one average, and it is the optimizer's.
+    moving_average:: null,
   },
 }

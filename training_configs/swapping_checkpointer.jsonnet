@@ -1,6 +1,8 @@
-// Each model_state_*.th holds the averages, for `allennlp evaluate --weights-file`; `--recover` is as ever.
-(import "python_tokens.jsonnet") + {
+// The same tagger with checkpoints whose model files hold the averaged weights.
+local python_tokens = import "python_tokens.jsonnet";
+
+python_tokens {
   trainer+: {
-    checkpointer: { type: "swapping" },
+    checkpointer: { type: "swapping", save_every_num_batches: 100 },
   },
 }

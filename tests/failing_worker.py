@@ -1,0 +1,30 @@
+"""
+A distributed training in which one worker fails.
+"""
+
+from typing import Any, Dict
+
+from allennlp.training import GradientDescentTrainer
+from allennlp.training.callbacks import TrainerCallback
+
+
+class FailingWorker(TrainerCallback):
+    """
+    Raises on the worker of rank `rank`: after the third batch, or with `while_saving` when it is
+    asked for its state, which only the primary is.
+    """
+
+    def __init__(self, serialization_dir: str, rank: int, while_saving: bool = False) -> None:
+        super().__init__(serialization_dir)
+        self.rank = rank
+        self.while_saving = while_saving
+
+    def on_batch(self, trainer: GradientDescentTrainer, *args: Any, **kwargs: Any) -> None:
+        if trainer._rank == self.rank and trainer._total_batches_completed == 3:
+            if not self.while_saving:
+                raise ValueError("failed after the third batch")
+
+    def state_dict(self) -> Dict[str, Any]:
+        if self.while_saving:
+            raise OSError("no space left")
+        return {}
