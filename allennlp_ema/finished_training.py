@@ -79,7 +79,7 @@ class FinishedTraining:
     def callback(self, name: str) -> Dict[str, Any]:
         """What the configuration says of the callback of this name, nothing if it has none."""
         for callback in self.config.get("trainer", {}).get("callbacks") or []:
-            if callback.get("type") == name:
+            if isinstance(callback, dict) and callback.get("type") == name:
                 return callback
         return {}
 

@@ -1,11 +1,17 @@
 import logging
+from typing import Any
 
 import pytest
 import torch
 from allennlp.common.checks import ConfigurationError
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
-from allennlp_ema import ExponentialMovingAverage, HalfLifeDecay, MovingAverage
+from allennlp_ema import (
+    DecaySchedule,
+    ExponentialMovingAverage,
+    HalfLifeDecay,
+    MovingAverage,
+)
 from allennlp_ema.average_specifications import (
     build_average,
     nearest_within,
@@ -45,6 +51,23 @@ def test_a_specification_is_left_as_it_was():
     assert specification == HALF_LIFE
     average = ExponentialMovingAverage(named_parameter(torch.zeros(1)), decay=HalfLifeDecay(5.0))
     assert specification_of(average) == HALF_LIFE
+
+
+def test_a_specification_of_ones_own_average_is_left_as_it_was(own_names):
+    @MovingAverage.register("scheduled")
+    class Scheduled(MovingAverage):
+        def __init__(self, parameters: Any, schedule: DecaySchedule) -> None:
+            self.schedule = schedule
+            super().__init__(parameters)
+
+        def averaging_weight(self, num_averaged, num_updates):
+            return 1.0 - self.schedule(num_updates)
+
+    specification = {"type": "scheduled", "schedule": {"type": "constant", "decay": 0.75}}
+    average = build_average(specification)
+    assert average.averaging_weight(0, 1) == 0.25
+    assert specification["schedule"] == {"type": "constant", "decay": 0.75}
+    assert specification_of(average) == specification
 
 
 def test_building_says_nothing(caplog):

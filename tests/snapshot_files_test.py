@@ -88,10 +88,17 @@ def test_tied_parameters_are_written_once(tmp_path):
     other = Parameter(torch.ones(2, 2))
     average = MovingAverage.from_params(
         Params({"type": "uniform"}),
-        parameters=[("first", shared), ("other", other), ("second", shared)],
+        parameters=[
+            ("first", shared),
+            ("other", other),
+            ("second", shared),
+            # Both without any memory.
+            ("empty", Parameter(torch.zeros(0))),
+            ("empty too", Parameter(torch.zeros(0))),
+        ],
     )
     snapshot = read_snapshot(written(tmp_path, average))
-    assert list(snapshot.shapes) == ["first", "other"]
+    assert sorted(snapshot.shapes) == ["empty", "empty too", "first", "other"]
     assert snapshot.tied == {"second": "first"}
 
 

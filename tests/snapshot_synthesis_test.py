@@ -165,14 +165,19 @@ def test_a_snapshot_whose_weights_are_not_those_it_says_is_named(tmp_path):
     changed.apply(2)
     changed.decay = 0.5
     write(tmp_path / "decay", "changed", changed)
+    # Of which the last weight does not tell any more.
+    changed.apply(3)
+    write(tmp_path / "earlier_decay", "changed", changed)
 
-    gapped = average_of(torch.zeros(2), {"type": "uniform"})
-    gapped.apply(1)
-    gapped.apply(3)
+    # Of which no weight tells any more.
+    gapped = average_of(torch.zeros(2), {"decay": {"type": "half_life", "half_life": 1.0}})
+    for number in range(1, 60):
+        if number != 5:
+            gapped.apply(number)
     write(tmp_path / "gap", "gapped", gapped)
 
     SnapshotSynthesis(find_snapshots(tmp_path))
-    for directory in ("decay", "gap"):
+    for directory in ("decay", "earlier_decay", "gap"):
         with pytest.raises(ConfigurationError, match=r"update_\d+.\w+.safetensors: the weights in"):
             SnapshotSynthesis(find_snapshots(tmp_path / directory))
 

@@ -159,7 +159,7 @@ class SweepResults:
         axes.set_xlabel("averaging length: effective window (updates)")
         axes.set_ylabel(f"{self._metric} ({'higher' if self._sign > 0 else 'lower'} is better)")
         axes.grid(alpha=0.3)
-        figure.legend(loc="outside lower center", ncol=3)
+        figure.legend(loc="outside lower center", ncol=2)
         labelled = self._synthesized[:: math.ceil(len(self._synthesized) / _MOST_LABELS)]
         top: Any = axes.secondary_xaxis("top")
         top.set_xlabel(self._key)
