@@ -13,6 +13,7 @@ import torch
 from allennlp.commands.train import TrainModel
 from allennlp.common import Params
 from allennlp.common.checks import ConfigurationError
+from allennlp.training.callbacks import TrainerCallback
 from allennlp.training.util import evaluate
 
 from allennlp_ema.callbacks import monitor
@@ -219,7 +220,22 @@ class TestTraining:
         assert rows(tmp_path / "run") == rows(monitored)[:2]
 
 
+class ValidationBatches(TrainerCallback):
+    """Counts the validation batches that it hears of."""
+
+    num_batches = 0
+
+    def on_batch(self, trainer: Any, *arguments: Any, is_training: bool, **kwargs: Any) -> None:
+        type(self).num_batches += not is_training
+
+
 class TestOtherCallbacks:
+    @pytest.mark.usefixtures("undrawn")
+    def test_they_hear_of_one_validation(self, tmp_path: Path) -> None:
+        counting = {"type": f"{__name__}.ValidationBatches"}
+        train_here(config(MONITOR, counting, num_epochs=2), tmp_path / "run")
+        assert ValidationBatches.num_batches == 2 * 3
+
     @pytest.mark.usefixtures("undrawn")
     def test_tensorboard_and_wandb_get_the_numbers_of_the_epoch(self, tmp_path: Path) -> None:
         directory = tmp_path / "run"

@@ -29,6 +29,17 @@ class NumbersReader(DatasetReader):
             yield Instance({"number": label, "length": ListField([label] * (1 + number % 5))})
 
 
+class CountingSampler(BucketBatchSampler):
+    """Begins each time with another batch."""
+
+    num_times = 0
+
+    def get_batch_indices(self, instances: Any) -> List[List[int]]:
+        batches = list(super().get_batch_indices(instances))
+        self.num_times += 1
+        return batches[self.num_times % 5 :] + batches[: self.num_times % 5]
+
+
 def simple(**arguments: Any) -> DataLoader:
     instances = list(NumbersReader().read("0"))
     return SimpleDataLoader(instances, 3, vocab=Vocabulary(), **arguments)
@@ -61,6 +72,9 @@ LOADERS: Dict[str, Callable[[], DataLoader]] = {
     "lazy": lambda: multiprocess(shuffle=True, max_instances_in_memory=6),
     "bucket": lambda: multiprocess(
         batch_sampler=BucketBatchSampler(batch_size=3, sorting_keys=["length"])
+    ),
+    "counting bucket": lambda: multiprocess(
+        batch_sampler=CountingSampler(batch_size=3, sorting_keys=["length"])
     ),
     "multitask": lambda: multitask(),
     "multitask in parts": lambda: multitask(
