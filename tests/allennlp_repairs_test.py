@@ -158,6 +158,14 @@ def test_numpys_numbers_of_numpy_1_and_2(dtype: str, module: str) -> None:
     assert loaded == number and loaded.dtype == number.dtype
 
 
+def build(config: Dict[str, Any], directory: Path) -> Any:
+    """The trainer of a training, not yet started."""
+    params = Params(json.loads(json.dumps(config)))
+    return TrainModel.from_params(
+        params, serialization_dir=str(directory), local_rank=0, batch_weight_key=""
+    ).trainer
+
+
 class Step(NamedTuple):
     weights: Dict[str, torch.Tensor]
     averages: Dict[str, torch.Tensor]
@@ -224,11 +232,7 @@ def one_thread() -> Iterator[None]:
 def test_step_that_grad_scaler_skips_is_not_averaged(
     name: str, one_thread: None, tmp_path: Path
 ) -> None:
-    params = Params(json.loads(json.dumps(tagger_config(num_epochs=2, **SCALED[name]))))
-    train_model = TrainModel.from_params(
-        params, serialization_dir=str(tmp_path), local_rank=0, batch_weight_key=""
-    )
-    trainer: Any = train_model.trainer
+    trainer = build(tagger_config(num_epochs=2, **SCALED[name]), tmp_path)
     if name == "trainer_fused":
         trainer.optimizer = torch.optim.Adam(trainer.model.parameters(), lr=0.02, fused=True)
     # The trainer makes its own only for a GPU.
@@ -312,3 +316,20 @@ def test_without_validation_data_best_weights_go_on_being_saved(tmp_path: Path) 
     train_here(config, tmp_path / "run")
     averages = torch.load(str(tmp_path / "run" / "training_state_e3_b0.th"))["moving_average"]
     assert differences(dict(best_weights(tmp_path / "run")), averages["averages"]) == []
+
+
+@pytest.mark.parametrize("is_primary", [True, False])
+def test_every_worker_saves_at_the_same_batches(is_primary: bool, tmp_path: Path) -> None:
+    trainer = build(tagger_config(checkpointer={"save_every_num_batches": 2}), tmp_path)
+    checkpointer = trainer._checkpointer
+    if not is_primary:
+        # What a trainer does on all workers but the primary.
+        checkpointer._rank, trainer.get_checkpoint_state = 1, lambda: None
+    saved = []
+    for trainer._epochs_completed in (0, 1):
+        for batch in range(1, 7):
+            trainer._batches_in_epoch_completed = batch
+            if checkpointer.maybe_save_checkpoint(trainer, trainer._epochs_completed, batch):
+                saved.append((trainer._epochs_completed, batch))
+    assert saved == [(epoch, batch) for epoch in (0, 1) for batch in (2, 4, 6)]
+    assert bool(list(tmp_path.glob("*_state_*.th"))) == is_primary
