@@ -204,6 +204,16 @@ class TestLerp:
         update(members, [0.0, 0.25, 0.5, 1.0])
         assert [member.values()["p"][0].item() for member in members] == [1.0, 1.25, 1.5, 2.0]
 
+    def test_a_weight_of_zero_leaves_the_shadows_alone_whatever_the_parameters_hold(self):
+        parameter = Parameter(torch.ones(3))
+        members = [ShadowWeights([("p", parameter)]) for _ in range(2)]
+        with torch.no_grad():
+            parameter.fill_(float("inf"))
+        update(members, [0.0, 0.5])
+        assert torch.equal(members[0].values()["p"], torch.ones(3))
+        update(members[:1], [0.0])
+        assert torch.equal(members[0].values()["p"], torch.ones(3))
+
     def test_members_of_one_pass_may_follow_different_parameters(self):
         first, second = Parameter(torch.ones(2)), Parameter(torch.ones(3, dtype=torch.float16))
         both = ShadowWeights([("first", first), ("second", second)])
