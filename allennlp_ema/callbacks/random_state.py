@@ -113,6 +113,8 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
         self._until_the_end.close()
 
     def state_dict(self) -> Dict[str, Any]:
+        if self.trainer is None:
+            return {}
         return {"workers": self._states_of_workers or [self._state_of_this_worker()]}
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
@@ -167,11 +169,13 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
         if self._ahead is None or position < _position_of_checkpoint(trainer):
             return
         state, self._ahead = self._ahead, None
-        if state["validated"]:
-            epochs = Tqdm.tqdm(state["validated"], desc="going through the validation data again")
-            for self._replayed in epochs if trainer._primary else state["validated"]:
-                deque(trainer._validation_data_loader or (), maxlen=0)
-            self._replayed = None
+        for self._replayed in Tqdm.tqdm(
+            state["validated"],
+            desc="going through the validation data again",
+            disable=not (trainer._primary and state["validated"]),
+        ):
+            deque(trainer._validation_data_loader or (), maxlen=0)
+        self._replayed = None
         if state["epoch"] is not None:
             self._epoch_so_far.load_state_dict(state["epoch"], trainer)
         _set_all_generators(state["generators"])

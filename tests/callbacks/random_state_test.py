@@ -164,6 +164,7 @@ def test_checkpoint_without_its_state_is_said_to_give_another_run(
 ) -> None:
     trainer = build(tmp_path)
     callback = trainer._callbacks[0]
+    assert callback.state_dict() == {}
     for has_checkpoint in (False, True):
         trainer._start_after_epochs_completed = int(has_checkpoint)
         callback.load_state_dict(state)
