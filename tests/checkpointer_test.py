@@ -189,23 +189,27 @@ def averaged(model: torch.nn.Module) -> ExponentialMovingAverage:
     return average
 
 
+@pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("sharded", [False, True])
-def test_tied_parameters_and_buffers_that_follow_the_average(sharded: bool, tmp_path: Path) -> None:
+def test_tied_parameters_and_buffers_that_follow_the_average(
+    sharded: bool, in_place: bool, tmp_path: Path
+) -> None:
     model = TiedWithBuffer()
     average = averaged(model)
-    assign, restore, raw_statistics = (
-        average.assign_average_value,
-        average.restore,
-        model.statistics,
-    )
+    assign, restore = average.assign_average_value, average.restore
+    raw_statistics = model.statistics
 
     def assign_with_buffer() -> None:
         assign()
-        model.statistics = torch.full((2,), 5.0)
+        if in_place:
+            model.statistics.fill_(5.0)
+        else:
+            model.statistics = torch.full((2,), 5.0)
 
     def restore_with_buffer() -> None:
         restore()
         model.statistics = raw_statistics
+        model.statistics.zero_()
 
     average.assign_average_value = assign_with_buffer  # type: ignore[method-assign]
     average.restore = restore_with_buffer  # type: ignore[method-assign]
