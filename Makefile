@@ -5,6 +5,7 @@
 #   make test-peers    the averages against those of optax, timm and ema-pytorch, under Python 3.11 or later
 #   make lint          ruff and mypy; make format applies ruff's formatting
 #   make experiments   what averaging buys on the treebank in the folder UD_EWT: experiments/README.md, an hour on 2 cores
+#   make benchmark     how fast, against whom: benchmarks/README.md, ten minutes on one core; UD_EWT as above, for a part
 #   make install       $(VENV) from $(PYTHON), skipped when nothing changed
 #   make lock          requirements/python3.N.txt afresh for $(PYTHON), from requirements/*.in
 #   make clean         removes all that these wrote
@@ -29,7 +30,7 @@ PINNED_PYTHON ?= $(shell for python in python3.10 "$${PYENV_ROOT:-$$HOME/.pyenv}
 DATA := data/python_tokens
 RUN := runs/python_tokens
 
-.PHONY: train test test-pinned pinned-python test-peers experiments treebank lint format install lock clean
+.PHONY: train test test-pinned pinned-python test-peers experiments treebank benchmark lint format install lock clean
 .DELETE_ON_ERROR:
 
 train: install
@@ -73,6 +74,10 @@ experiments: treebank install
 
 treebank:
 	$(if $(wildcard $(UD_EWT)/train.tsv),,$(error Set UD_EWT to the folder of a treebank's train.tsv and dev.tsv))
+
+benchmark: install
+	$(BIN)/python -m pip install --no-deps -r benchmarks/requirements.txt
+	$(BIN)/python -W ignore -m benchmarks.run
 
 install: $(INSTALLED)
 
