@@ -1,4 +1,5 @@
 import copy
+import math
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -83,6 +84,10 @@ def trainer_of(model: Model, directory: Path, **loader: Any) -> GradientDescentT
         for buffer in model.buffers():
             if buffer.is_floating_point():
                 buffer.uniform_(0.5, 2.0)
+            else:
+                buffer.fill_(7)
+        # The raw weights may have come to this.
+        model.plain.running_var[0] = math.inf
     return trainer
 
 
@@ -93,6 +98,10 @@ def batches() -> List[Dict[str, Any]]:
 def recalibrated_by_torch(model: NormModel, num_batches: Optional[int] = None) -> NormModel:
     """A copy of the model as it is, with the statistics that torch's own `update_bn` gives it."""
     model = copy.deepcopy(model)
+    # Out of the sight of torch 1.12, which takes all norms to have statistics.
+    without_statistics = model.without_statistics
+    del model.without_statistics
+    object.__setattr__(model, "without_statistics", without_statistics)
 
     class OfOneArgument(torch.nn.Module):
         def __init__(self) -> None:
