@@ -178,7 +178,7 @@ class ShadowWeights:
                 if self._raw[index] is not self.shadows[index]:
                     parameter.copy_(self._raw[index])
         self._raw = None
-        for follower in self.followers:
+        for follower in reversed(self.followers):
             follower.restore()
 
     def _exchanged(self) -> List[List[List[Tensor]]]:

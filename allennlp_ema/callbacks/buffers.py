@@ -67,6 +67,9 @@ class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
     def on_start(
         self, trainer: GradientDescentTrainer, is_primary: bool = True, **kwargs: Any
     ) -> None:
+        if self.trainer is trainer:
+            # It trains for a second time.
+            return
         super().on_start(trainer, is_primary, **kwargs)
         average = average_of(trainer, "moving_average_buffers")
         if self.mode == "recalibrate":
@@ -90,7 +93,7 @@ class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
         logger.info("The averaged model has %d averaged buffers", len(buffers))
         if not buffers:
             return
-        self._followed = [(module, key, module.get_buffer(key)) for module, key in places.values()]
+        self._followed = [(*places[name], buffer) for name, buffer in buffers.items()]
         average.before_update.append(self._follow)
         self._followers = [
             shadow_weights.add_follower(buffers.items())
