@@ -70,7 +70,8 @@ def train_recorded(directory: Path) -> RecordedTraining:
         validation_metric="+accuracy",
         checkpointer={"keep_most_recent_by_count": 3},
     )
-    config["data_loader"]["batch_size"] = 3
+    # It shuffles its list of instances in place.
+    config["data_loader"] = {"type": "simple", "batch_size": 3, "shuffle": True}
     train_here(config, directory)
     recorded = torch.load(str(directory / "recorded.pt"))
     return RecordedTraining(directory, recorded["names"], recorded["trajectory"])
