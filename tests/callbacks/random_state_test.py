@@ -203,7 +203,7 @@ def test_loader_that_fails_leaves_the_generators_outside_as_they_were(tmp_path: 
     assert random.random() == expected
 
 
-def test_scale_of_grad_scaler_is_kept(tmp_path: Path) -> None:
+def test_seed_and_scale_of_grad_scaler_are_kept(tmp_path: Path) -> None:
     trainer, other = build(tmp_path / "one"), build(tmp_path / "other")
     trainer._scaler, other._scaler = grad_scaler_on_cpu(8.0), grad_scaler_on_cpu(1024.0)
     for each in (trainer, other):
@@ -213,6 +213,12 @@ def test_scale_of_grad_scaler_is_kept(tmp_path: Path) -> None:
     other._callbacks[0].load_state_dict(trainer._callbacks[0].state_dict())
     other._callbacks[0].on_start(other)
     assert other._scaler.get_scale() == 8.0
+    # Also if something else drew before the callback was built.
+    orders = [
+        [batch["tokens"]["tokens"]["tokens"].tolist() for batch in each.data_loader]
+        for each in (trainer, other)
+    ]
+    assert orders[0] == orders[1]
 
 
 def test_generators_of_all_cuda_devices_are_kept() -> None:
