@@ -182,6 +182,15 @@ def test_other_buffers_do_not_notice(tmp_path: Path) -> None:
         assert torch.equal(model.num_seen, before)
 
 
+def test_order_of_the_data_is_as_it_was(tmp_path: Path) -> None:
+    trainer = trainer_of(NormModel(), tmp_path, shuffle=True)
+    before = list(trainer.data_loader.instances)
+    companion_of(trainer)
+    with trainer._moving_average.average_values():
+        pass
+    assert trainer.data_loader.instances == before
+
+
 class TestWhenItIsComputed:
     @pytest.fixture
     def forward_passes(self, monkeypatch: pytest.MonkeyPatch) -> List[int]:
