@@ -108,19 +108,16 @@ class Synthesis:
 
 def _minimize(gram: ndarray, products: ndarray, square: float) -> ndarray:
     """The `x` of sum 1 that minimizes `x gram x - 2 products x + square`."""
-    lengths = numpy.sqrt(numpy.diag(gram) / square)
-    cosines = products / (lengths * square)
+    norms = numpy.sqrt(numpy.diag(gram) / square)
+    cosines = products / (norms * square)
     nearest = int(cosines.argmax())
-    distance = lengths[nearest] ** 2 - 2.0 * products[nearest] / square + 1.0
-    if distance < _ROUNDING:
-        return numpy.eye(len(lengths))[nearest]
-    scaled_gram = gram / numpy.outer(lengths, lengths) / square
-    regularized = scaled_gram + _RIDGE * numpy.eye(len(lengths))
-    free, direction = numpy.linalg.solve(
-        regularized, numpy.stack([cosines, 1.0 / lengths], axis=1)
-    ).T
-    constrained = free + (1.0 - free @ (1.0 / lengths)) / (direction @ (1.0 / lengths)) * direction
-    return constrained / lengths
+    if norms[nearest] ** 2 - 2.0 * norms[nearest] * cosines[nearest] + 1.0 < _ROUNDING:
+        return numpy.eye(len(norms))[nearest]
+    # In profiles of length 1, so that the ridge is as high for all.
+    regularized = gram / (numpy.outer(norms, norms) * square) + _RIDGE * numpy.eye(len(norms))
+    sums = 1.0 / norms
+    free, direction = numpy.linalg.solve(regularized, numpy.stack([cosines, sums], axis=1)).T
+    return (free + (1.0 - sums @ free) / (sums @ direction) * direction) / norms
 
 
 def profile(state: AverageState) -> ndarray:
@@ -131,12 +128,12 @@ def profile(state: AverageState) -> ndarray:
         How much of the initial parameters and of those after each update is in the average,
         `(num_updates + 1,)`.
     """
-    profile = numpy.zeros(state.num_updates + 1)
+    values = numpy.zeros(state.num_updates + 1)
     for coefficient, num_updates in _terms(state):
         weights = _recursion_weights(state.average, num_updates)
         left = _left_at_end(1.0 - weights)
-        profile[: num_updates + 1] += coefficient * left * numpy.append(1.0, weights)
-    return profile
+        values[: num_updates + 1] += coefficient * left * numpy.append(1.0, weights)
+    return values
 
 
 def expected_counts(average: MovingAverage, num_updates: Sequence[int]) -> List[AveragingCounts]:
@@ -222,12 +219,11 @@ def update_weights(average: MovingAverage, num_updates: int) -> ndarray:
 
 def _recursion_weights(average: MovingAverage, num_updates: int) -> ndarray:
     """The weights of the recursion whose states `_terms` combines."""
+    weights = update_weights(average, num_updates)
     if isinstance(average, WindowMovingAverage):
-        weights = update_weights(average, num_updates)
         sampled = sampled_updates(average, num_updates)
         weights[sampled - 1] = 1.0 / numpy.arange(1, len(sampled) + 1)
-        return weights
-    return update_weights(average, num_updates)
+    return weights
 
 
 def _terms(state: AverageState) -> List[Tuple[float, int]]:
