@@ -174,12 +174,12 @@ def _averages(
 ) -> Iterator[Found]:
     """Those in the state of a moving average."""
     if "version" not in state:
-        num_bytes = _num_bytes(state.get("shadows", {}))
-        yield Found(place, name, "AllenNLP's own, exponential", num_bytes=num_bytes)
+        whose = "AllenNLP's own, exponential" if "shadows" in state else "of unknown type"
+        yield Found(place, name, whose, num_bytes=_num_bytes(state.get("shadows", state)))
     elif "counts" not in state:
         for key, member in state["averages"].items():
             inner = None
-            if configured is not None:
+            if configured is not None and key in configured.get("averages", {}):
                 shared = {
                     k: v for k, v in configured.items() if k not in ("type", "active", "averages")
                 }

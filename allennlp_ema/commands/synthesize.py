@@ -69,6 +69,11 @@ def _specification(text: str) -> Specification:
         raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    for key in ("include", "exclude"):
+        if key in found:
+            raise argparse.ArgumentTypeError(
+                f'"{key}" is {found[key]!r}, but what is averaged is what the snapshots hold'
+            )
     return {"type": MovingAverage.default_implementation, **found}
 
 

@@ -35,6 +35,10 @@ def test_every_command_explains_itself(command, capsys):
         ),
         (["synthesize", ".", "-o", "out", "--average", "3"], "--average: '3' is not a JSON object"),
         (
+            ["synthesize", ".", "-o", "out", "--average", '{"include": ["encoder"]}'],
+            "\"include\" is ['encoder'], but what is averaged is what the snapshots hold",
+        ),
+        (
             ["checkpoints", ".", "-o", "out", "--last", "2", "--epochs", "1"],
             "argument --epochs: not allowed with argument --last",
         ),

@@ -131,6 +131,21 @@ def test_a_training_without_an_average(trained, capsys):
     ]
 
 
+def test_a_bank_that_the_configuration_does_not_know(recorded, capsys, tmp_path):
+    shutil.copy(str(recorded.directory / "training_state_e40_b0.th"), str(tmp_path))
+    config = {"trainer": {"moving_average": {"type": "bank", "averages": {"short": {}}}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    short, long = rows(capsys, tmp_path)
+    assert json.loads(short[2]) == {"type": "exponential"}
+    assert json.loads(long[2]) == {"type": "power_function"} and long[3:6] == ["320", "320", ""]
+
+
+def test_the_state_of_an_average_of_somebody_elses(capsys, tmp_path):
+    state = {"epochs_completed": 1, "optimizer": {}, "moving_average": {"mean": torch.zeros(256)}}
+    torch.save(state, str(tmp_path / "training_state_e1_b0.th"))
+    assert [(row[2], row[-1]) for row in rows(capsys, tmp_path)] == [("of unknown type", "1.0 KiB")]
+
+
 def test_the_state_of_allennlps_own_average(capsys, tmp_path):
     average = AllenNLPAverage([("weight", Parameter(torch.zeros(1024)))])
     state = {"epochs_completed": 1, "optimizer": {}, "moving_average": average.state_dict()}
