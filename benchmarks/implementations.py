@@ -2,8 +2,8 @@
 Implementations of the exponential average, ours and others, behind one face.
 """
 
-import importlib
 import itertools
+from importlib import metadata
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional
 
 from torch import Tensor, nn
@@ -197,8 +197,12 @@ def missing(tiny_model: nn.Module) -> Dict[str, str]:
     return reasons
 
 
-def version(module: str) -> Optional[str]:
-    try:
-        return str(getattr(importlib.import_module(module), "__version__", None))
-    except ImportError:
-        return None
+def versions() -> Dict[str, str]:
+    """Of what is installed of everything that is compared."""
+    found = {}
+    for name in ("allennlp", "timm", "ema-pytorch", "torch-ema", "diffusers"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

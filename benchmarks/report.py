@@ -129,7 +129,7 @@ def write_report(results_folder: Path = RESULTS, readme: Path = HERE / "README.m
 
 def _sections(results: Results) -> List[str]:
     versions, machine = results["versions"], results["machine"]
-    others = ", ".join(f"{n} {v}" for n, v in versions.items() if v and n not in ("torch", OURS))
+    others = ", ".join(f"{name} {v}" for name, v in versions.items() if name != "torch")
     parts = [
         f"## torch {versions['torch']}",
         f"{results['date']}, {machine['processor']}, {machine['cores']} cores, "

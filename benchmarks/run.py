@@ -19,7 +19,7 @@ from allennlp.common import Tqdm
 
 from benchmarks.cuda import on_device
 from benchmarks.footprint import import_seconds, memory
-from benchmarks.implementations import NAMES, missing, version
+from benchmarks.implementations import NAMES, missing, versions
 from benchmarks.models import MODELS, Shapes, model, of_64_tensors
 from benchmarks.report import LARGE, RESULTS, write_report
 from benchmarks.times import (
@@ -34,7 +34,6 @@ from benchmarks.times import (
 from benchmarks.training import training_speed
 
 SIZES = [4**power for power in range(5, 14)]
-MODULES = ["torch", "allennlp", "allennlp_ema", "timm", "ema_pytorch", "torch_ema", "diffusers"]
 TRAINING_CONFIG = Path(__file__).parent.parent / "training_configs" / "ud_ewt.jsonnet"
 
 Section = Callable[[], Any]
@@ -74,7 +73,7 @@ def sections(
         "updates by size": lambda: updates_by_size(sizes, names, seconds / 2),
         "memory": lambda: memory(names, LARGE),
         "import seconds": lambda: import_seconds(repeats=5),
-        "training": lambda: training_speed(TRAINING_CONFIG, num_epochs=7),
+        "training": lambda: training_speed(TRAINING_CONFIG, num_epochs=5),
         "cuda": lambda: on_device(large, names),
     }
 
@@ -121,13 +120,15 @@ def main(arguments: Optional[List[str]] = None) -> None:
             file=sys.stderr,
         )
 
-    path = RESULTS / f"torch-{torch.__version__.partition('+')[0]}.json"
+    torch_version = torch.__version__.partition("+")[0]
+    path = RESULTS / f"torch-{torch_version}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     results["date"] = date.today().isoformat()
     results["machine"] = machine()
     results["versions"] = {
+        "torch": torch_version,
         "python": platform.python_version(),
-        **{module: version(module) for module in MODULES},
+        **versions(),
     }
     for name, measure in Tqdm.tqdm(to_measure.items(), desc="measuring"):
         results[name] = _plain(measure())

@@ -15,8 +15,8 @@ FLOOR_BYTES = 12
 
 # A turn is at least as long, so that reading the clock does not count.
 _SECONDS_A_TURN = 0.002
-_PLACEMENTS = 3
-_MIN_ROUNDS = 3
+_PLACEMENTS = 7
+_MIN_ROUNDS = 2
 
 
 class Timing(NamedTuple):
@@ -60,9 +60,9 @@ def interleaved(
     make_calls : `Callable[[], Dict[str, Callable[[], Any]]]`
         Makes the calls, by name and in the order of the turns. What is called `"floor"` is what the
         others are compared with. They are made several times, because where the tensors happen to
-        lie in memory makes a difference of some percent.
+        lie in memory makes a difference of up to a tenth.
     seconds : `float`
-        How long to go on; at least for 9 rounds.
+        How long to go on; at least for 14 rounds.
     floor_bytes : `float`, optional (default = `12`)
         The traffic in bytes a value that the calls cannot do without. The time of `flat_floor` is
         multiplied by the quotient of this and its own 12 bytes.
