@@ -76,6 +76,7 @@ class Row(NamedTuple):
 
     number: str
     schedule: str
+    title: str
     weights: str
     results: Dict[int, Result]
 
@@ -96,13 +97,15 @@ def rows(results: Sequence[Result], condition: str) -> List[Row]:
     """All rows of a condition; one of which nothing was run has no results."""
     found: List[Row] = []
     for schedule in SCHEDULES:
-        runs = {
-            r["seed"]: r for r in results if (r["condition"], r["config"]) == (condition, schedule)
-        }
+        runs = by_seed(results, condition, schedule)
         for weights in WEIGHTS:
             number = f"{condition[0].upper()}{len(found) + 1}"
-            found.append(Row(number, schedule, weights, runs))
+            found.append(Row(number, schedule, weights, weights, runs))
     return found
+
+
+def by_seed(results: Sequence[Result], condition: str, config: str) -> Dict[int, Result]:
+    return {r["seed"]: r for r in results if (r["condition"], r["config"]) == (condition, config)}
 
 
 def against(one: Dict[int, float], other: Dict[int, float]) -> str:
@@ -120,6 +123,9 @@ def spread(values: Sequence[float], digits: int, signed: bool = False) -> str:
 def condition_table(results: Sequence[Result], condition: str) -> str:
     all_rows = rows(results, condition)
     raw = all_rows[0]
+    allennlp = by_seed(results, condition, "allennlp_exponential")
+    number = f"{raw.number[0]}{len(all_rows) + 1}"
+    all_rows.append(Row(number, "constant", f"AllenNLP's own {DEFAULT}", "average", allennlp))
     table = []
     for row in all_rows:
         runs = list(row.results.values())
@@ -133,7 +139,7 @@ def condition_table(results: Sequence[Result], condition: str) -> str:
             [
                 row.number,
                 SCHEDULES[row.schedule],
-                row.weights,
+                row.title,
                 spread(list(row.accuracies.values()), 2),
                 "" if row is raw else against(row.accuracies, raw.accuracies),
                 spread([b.loss for b in bests], 3),

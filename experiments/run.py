@@ -64,7 +64,7 @@ RUNS = [
     *(Run("tenth", schedule, 1) for schedule in SCHEDULES),
     *(Run("noisy", schedule, 2) for schedule in SCHEDULES),
     *(Run("tenth", schedule, 2) for schedule in SCHEDULES),
-    Run("full", "allennlp_exponential", 1),
+    *(Run("full", "allennlp_exponential", seed) for seed in SEEDS),
     *(Run(condition, schedule, 3) for condition in ("noisy", "tenth") for schedule in SCHEDULES),
 ]
 

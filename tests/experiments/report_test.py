@@ -46,8 +46,9 @@ def test_rows_hold_the_best_epoch_and_gains_paired_by_seed(tmp_path: Path) -> No
             2,
             {"raw": [0.5, 0.6, 0.9, 0.9], **others, WEIGHTS[1]: [0.91, 0.3, 0.3, 0.3]},
         ),
+        result("allennlp_exponential", 2, {"raw": [0.5, 0.6], "average": [0.3, 0.8]}),
     )
-    assert [row.split(" | ")[2] for row in full] == WEIGHTS
+    assert [row.split(" | ")[2] for row in full] == [*WEIGHTS, f"AllenNLP's own {WEIGHTS[1]}"]
     assert full[0] == (
         "| F1 | constant | raw | 85.00 ± 7.07 |  | 0.150 ± 0.071 | 2, 3 "
         "| 75.00 ± 21.21 |  | 0.250 ± 0.212 | 2.0 (1.0) |"
@@ -55,6 +56,10 @@ def test_rows_hold_the_best_epoch_and_gains_paired_by_seed(tmp_path: Path) -> No
     assert full[1] == (
         "| F2 | constant | exponential 0.9999 | 70.50 ± 28.99 | -14.50 ± 21.92 | 0.295 ± 0.290 "
         "| 1, 1 | 40.00 ± 14.14 | -35.00 ± 35.36 | 0.600 ± 0.141 | 2.0 (1.0) |"
+    )
+    assert full[-1] == (
+        "| F23 | constant | AllenNLP's own exponential 0.9999 | 80.00 | -10.00 | 0.200 | 2 "
+        "| 80.00 | -10.00 | 0.200 | 2.0 (1.0) |"
     )
     for picture in ("accuracy_by_epoch.png", "best_by_row.png"):
         assert (tmp_path / "results" / picture).read_bytes()[1:4] == b"PNG"
