@@ -103,8 +103,8 @@ def _against(timings: Optional[Results], others: Sequence[str] = ()) -> Optional
     if not timings:
         return None
     others = others or [name for name in timings if name not in (FLOOR, OURS, ALLENNLP)]
-    fastest = min(timings[name]["times_the_floor"] for name in others)
-    return timings[OURS]["times_the_floor"] / fastest
+    fastest = min(timings[name]["milliseconds"] for name in others)
+    return timings[OURS]["milliseconds"] / fastest
 
 
 def write_report(results_folder: Path = RESULTS, readme: Path = HERE / "README.md") -> None:
