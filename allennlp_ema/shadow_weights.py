@@ -376,13 +376,12 @@ def _lerp_(shadows: List[Tensor], towards: List[Tensor], weight: float) -> None:
         _copy_(shadows, towards)
     elif _HAS_FOREACH_LERP:
         torch._foreach_lerp_(shadows, towards, weight)
+    elif weight < 0.5:
+        # What `lerp_` computes, which before torch 2 is not vectorized.
+        torch._foreach_add_(shadows, torch._foreach_sub(towards, shadows), alpha=weight)
     else:
         for shadow, value in zip(shadows, towards):
-            if weight < 0.5 and shadow.device.type == "cpu":
-                # What `lerp_` computes, which before torch 2 is not vectorized.
-                shadow.add_(value - shadow, alpha=weight)
-            else:
-                shadow.lerp_(value, weight)
+            shadow.lerp_(value, weight)
 
 
 def _copy_(targets: List[Tensor], sources: List[Tensor], non_blocking: bool = False) -> None:
