@@ -5,7 +5,7 @@
 #   make test-peers    the averages against those of optax, timm and ema-pytorch, under Python 3.11 or later
 #   make lint          ruff and mypy; make format applies ruff's formatting
 #   make experiments   what averaging buys on the treebank in the folder UD_EWT: experiments/README.md, an hour on 2 cores
-#   make benchmark     how fast, against whom: benchmarks/README.md, ten minutes on one core; UD_EWT as above, for a part
+#   make benchmark     how fast, against whom: benchmarks/README.md, 20 minutes on one core; UD_EWT as above, for a part
 #   make install       $(VENV) from $(PYTHON), skipped when nothing changed
 #   make lock          requirements/python3.N.txt afresh for $(PYTHON), from requirements/*.in
 #   make clean         removes all that these wrote
