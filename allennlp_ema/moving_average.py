@@ -62,7 +62,8 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
     # Parameters
 
     parameters : `Iterable[Tuple[str, Tensor]]`
-        The named parameters to average, of any shape and floating dtype. The trainer gives them.
+        The named parameters to average, of any shape and floating dtype. The trainer gives them. An
+        infinite value has no average (it is a NaN): `exclude` a parameter that holds one.
     start_step : `int`, optional (default = `0`)
         While `num_updates < start_step` the average equals the parameters; the weighting counts its
         updates from here.
