@@ -82,6 +82,12 @@ def _take_the_average_of_the_optimizer() -> None:
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
+        for name, part in getattr(self.optimizer, "optimizers", {}).items():
+            if hasattr(part, "hand_over_average"):
+                raise ConfigurationError(
+                    f'the optimizer "{name}" of a "multi" keeps a moving average, which nobody '
+                    'looks for there: put "moving_average" around "multi", or into the trainer'
+                )
         if hasattr(self.optimizer, "hand_over_average"):
             if self._moving_average is not None:
                 raise ConfigurationError(
@@ -199,14 +205,15 @@ def _save_raw_weights_during_validation() -> None:
     @functools.wraps(save_checkpoint)
     def save_raw_weights(self: Any, trainer: Any) -> None:
         average: Any = getattr(trainer, "_moving_average", None)
-        num_assigned = 0
-        while getattr(average, "is_assigned", False):
-            average.restore()
-            num_assigned += 1
+        restored = []
+        for member in average.members() if hasattr(average, "members") else []:
+            while member.is_assigned:
+                member.restore()
+                restored.append(member)
         try:
             save_checkpoint(self, trainer)
         finally:
-            for _ in range(num_assigned):
-                average.assign_average_value()
+            for member in restored:
+                member.assign_average_value()
 
     checkpointer.save_checkpoint = save_raw_weights

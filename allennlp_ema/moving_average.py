@@ -62,7 +62,8 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
     # Parameters
 
     parameters : `Iterable[Tuple[str, Tensor]]`
-        The named parameters to average, of any shape and floating dtype. The trainer gives them.
+        The named parameters to average, of any shape and floating dtype. The trainer gives them. An
+        infinite value has no average (it is a NaN): `exclude` a parameter that holds one.
     start_step : `int`, optional (default = `0`)
         While `num_updates < start_step` the average equals the parameters; the weighting counts its
         updates from here.
@@ -105,12 +106,15 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         self.shadow_device = check_choice("shadow_device", shadow_device, [None, "cpu"])
         self.include = include
         self.exclude = exclude
-        named_parameters = _checked_parameters(parameters)
+        named_parameters = _checked_names(parameters)
         self._averaged_parameters = _selected(named_parameters, include, exclude)
+        _check_dtypes(self._averaged_parameters)
         self._all_names = [name for name, _ in named_parameters]
         # Entered when the averages are assigned, left when they are restored.
         self.companions: List[ContextManager[Any]] = []
         self.before_update: List[Callable[[], None]] = []
+        # Averages of the same parameters, which can hold only one's values at a time.
+        self.rivals: List[MovingAverage] = []
         self._counts = AveragingCounts()
         self._num_assigned = 0
         self._assigned = contextlib.ExitStack()
@@ -193,7 +197,7 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
                 f"{counts.num_averaged}, num_updates = {since_start}, but a weight has to be "
                 "within [0, 1]"
             )
-        sampled = counts.sample(number, weight, self.zero_debias)
+        sampled = counts.sample(number, float(weight), self.zero_debias)
         shadow_weights, weight = self._sample(counts.num_averaged, sampled.last_weight)
         return sampled, [shadow_weights], [weight]
 
@@ -247,7 +251,17 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         """
         Gives the parameters their averages. Calls nest: the parameters get their own values again
         with the last `restore`.
+
+        # Raises
+
+        `RuntimeError` : while another average of the same bank is assigned. Nothing is changed
+        then.
         """
+        if any(rival.is_assigned for rival in self.rivals):
+            raise RuntimeError(
+                "the parameters hold the values of another average of the bank at present: call "
+                "its restore() before this assign_average_value()"
+            )
         if self._num_assigned == 0:
             self._refresh()
             with contextlib.ExitStack() as assigned:
@@ -389,18 +403,26 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
             return self._prepared_load_of_allennlp_state(state_dict)
         state_dict = self._checked_state(state_dict)
         averages = self._matched("averages", state_dict["averages"])
+        _check_entries("counts", state_dict["counts"], AveragingCounts().as_dict())
         counts = AveragingCounts(**state_dict["counts"])
         # The number that a schedule has taken the place of says nothing here.
         changeable = self._changeable_settings()
         settings = {k: value for k, value in state_dict["settings"].items() if k in changeable}
+        try:
+            self._set_settings(settings)
+        finally:
+            self._set_settings(changeable)
 
         def load() -> None:
             self._shadow_weights.load(averages)
             self._set_counts(counts)
-            for key, value in settings.items():
-                setattr(self, key, value)
+            self._set_settings(settings)
 
         return load
+
+    def _set_settings(self, settings: Dict[str, Any]) -> None:
+        for key, value in settings.items():
+            setattr(self, key, value)
 
     def _checked_state(self, state_dict: Dict[str, Any]) -> Dict[str, Any]:
         if state_dict.get("version") != STATE_VERSION:
@@ -413,9 +435,7 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
                 f'the state is that of a moving average of type "{state_dict.get("type")}", which '
                 f'one of type "{self._type}" cannot continue'
             )
-        for key in self.state_dict():
-            if key not in state_dict:
-                raise ConfigurationError(f'the state has no "{key}"')
+        _check_entries("state", state_dict, self.state_dict())
         return state_dict
 
     def _prepared_load_of_allennlp_state(self, state_dict: Dict[str, Any]) -> Callable[[], None]:
@@ -472,6 +492,11 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
                 )
         matched = {here[name]: values[there[name]] for name in here}
         for name, value in matched.items():
+            if not isinstance(value, Tensor):
+                raise ConfigurationError(
+                    f'the state\'s "{what}" has a {type(value).__name__} for "{name}", but has to '
+                    "have a tensor"
+                )
             if value.shape != expected[name].shape:
                 raise ConfigurationError(
                     f'the state\'s "{what}" has shape {tuple(value.shape)} for "{name}", whose '
@@ -538,20 +563,24 @@ def in_bytes(num_bytes: int) -> str:
     return f"{num_bytes} bytes"
 
 
-def _checked_parameters(parameters: Iterable[NamedParameter]) -> List[NamedParameter]:
+def _checked_names(parameters: Iterable[NamedParameter]) -> List[NamedParameter]:
     checked: Dict[str, Tensor] = {}
     for name, parameter in parameters:
         if name in checked:
             raise ConfigurationError(f'"parameters" has two parameters of the name "{name}"')
-        if not parameter.is_floating_point():
-            raise ConfigurationError(
-                f'the parameter "{name}" is of dtype {parameter.dtype}, but only floating dtypes '
-                "can be averaged"
-            )
         checked[name] = parameter
     if not checked:
         raise ConfigurationError('"parameters" is empty: there is nothing to average')
     return list(checked.items())
+
+
+def _check_dtypes(parameters: Iterable[NamedParameter]) -> None:
+    for name, parameter in parameters:
+        if not parameter.is_floating_point():
+            raise ConfigurationError(
+                f'the parameter "{name}" is of dtype {parameter.dtype}, but only floating dtypes '
+                'can be averaged: name it in "exclude"'
+            )
 
 
 def _selected(
@@ -590,6 +619,17 @@ def _is_named_by(regexes: Sequence[str], name: str) -> bool:
     # One configuration serves a run on one process and on several, where names have a prefix.
     names = (name, _without_prefixes(name))
     return any(re.search(regex, each) for regex in regexes for each in names)
+
+
+def _check_entries(what: str, given: Dict[str, Any], expected: Dict[str, Any]) -> None:
+    for key in expected:
+        if key not in given:
+            raise ConfigurationError(f'the {what} of the average has no "{key}"')
+    for key in given:
+        if key not in expected:
+            raise ConfigurationError(
+                f'the {what} of the average has "{key}", but only {", ".join(expected)} are known'
+            )
 
 
 def _without_prefixes(name: str) -> str:

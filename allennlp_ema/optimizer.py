@@ -97,6 +97,10 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         # does besides is also done where a pickled optimizer comes back.
         self.__setstate__({})
 
+    def __getstate__(self) -> Dict[str, Any]:
+        # That of the base class has the groups and the state alone.
+        return dict(vars(self))
+
     defaults: Any = _of_the_inner_optimizer("defaults")
     param_groups: Any = _of_the_inner_optimizer("param_groups")
     state: Any = _of_the_inner_optimizer("state")

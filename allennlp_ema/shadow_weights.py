@@ -50,7 +50,7 @@ class ShadowWeights:
         self.followers: List[ShadowWeights] = []
         self._options: Dict[str, Any] = {"dtype": dtype, "device": device, "keep_dtype": keep_dtype}
         self._index: Dict[str, int] = {}
-        self._names: Dict[int, str] = {}
+        self._named: List[NamedTensor] = []
         seen: Dict[object, int] = {}
         for name, parameter in named_parameters:
             # Exchanging the values of tied parameters twice would undo the exchange.
@@ -58,7 +58,7 @@ class ShadowWeights:
             if index == len(self.parameters):
                 self.parameters.append(parameter)
             self._index[name] = index
-            self._names.setdefault(id(parameter), name)
+            self._named.append((name, parameter))
         self.shadows: List[Tensor] = [
             _new_shadow(p, p.dtype if keep_dtype else _shadow_dtype(p, dtype), device)
             for p in self.parameters
@@ -102,7 +102,7 @@ class ShadowWeights:
 
     def name_of(self, parameter: Tensor) -> Optional[str]:
         """The (first) name of `parameter`, `None` if it has no shadow."""
-        return self._names.get(id(parameter))
+        return next((name for name, each in self._named if each is parameter), None)
 
     def values(self) -> Dict[str, Tensor]:
         """
@@ -305,6 +305,7 @@ class _Group:
         self, members: List[int], sources: List[Tensor], shadows: List[List[Tensor]]
     ) -> None:
         self._sources = sources
+        self._kind = (sources[0].dtype, sources[0].device)
         self._addresses = [source.data_ptr() for source in sources]
         self.staged: Optional[torch.cuda.Event] = None
         first_source, first_shadows = sources[0], shadows[0]
@@ -336,15 +337,22 @@ class _Group:
         ]
 
     def is_stale(self) -> bool:
-        """Whether a source's memory is no longer where the blocks were cut from it."""
-        return not self._is_direct and any(
+        """
+        Whether the model was converted, or a source's memory is no longer where the blocks were cut
+        from it.
+        """
+        first = self._sources[0]
+        if self._is_direct:
+            return (first.dtype, first.device) != self._kind
+        return any(
             source.data_ptr() != address for source, address in zip(self._sources, self._addresses)
         )
 
     def stage(self) -> None:
         _copy_(self._staging, self._sources, non_blocking=True)
         assert self.staged is not None
-        self.staged.record()
+        # Not on the current device's stream, which may be another device's.
+        self.staged.record(torch.cuda.current_stream(self._sources[0].device))
 
     def lerp(self, weights: Sequence[float]) -> None:
         for block, sources in enumerate(self._block_sources):

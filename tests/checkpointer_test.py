@@ -14,7 +14,7 @@ from allennlp.common.checks import ConfigurationError
 from allennlp.training import Checkpointer
 from allennlp.training.trainer import TrainerCheckpoint
 
-from allennlp_ema import ExponentialMovingAverage, SwappingCheckpointer
+from allennlp_ema import BankMovingAverage, ExponentialMovingAverage, SwappingCheckpointer
 from allennlp_ema import checkpointer as checkpointer_module
 from tests.training_runs import (
     DATA,
@@ -246,6 +246,19 @@ def test_while_averages_are_assigned_there_is_nothing_to_save(tmp_path: Path) ->
     with average.average_values(), pytest.raises(RuntimeError, match="before save_checkpoint"):
         checkpointer.save_checkpoint(FakeTrainer(model, average))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("assigned", ["active", "other"])
+def test_checkpoint_while_one_of_a_bank_is_assigned(assigned: str, tmp_path: Path) -> None:
+    model = TiedWithBuffer()
+    averages = {"active": averaged(model), "other": averaged(model)}
+    bank = BankMovingAverage(model.named_parameters(), averages=averages, active="active")
+    with averages[assigned].average_values():
+        with pytest.raises(RuntimeError, match="before save_checkpoint"):
+            SwappingCheckpointer(str(tmp_path)).save_checkpoint(FakeTrainer(model, bank))
+        Checkpointer(str(tmp_path)).save_checkpoint(FakeTrainer(model, bank))
+        assert not model.one.weight.any()
+    assert torch.load(str(tmp_path / "model_state_e0_b0.th"))["one.weight"].all()
 
 
 def test_without_an_average_it_says_so_once_and_saves_the_weights(

@@ -4,6 +4,7 @@ import re
 from fractions import Fraction
 from typing import Any, Dict, Optional
 
+import numpy
 import pytest
 import torch
 from allennlp.common import FromParams, Lazy, Params
@@ -250,6 +251,12 @@ class TestInvalidSettings:
     def test_parameters_that_cannot_be_averaged_are_named(self, params, parameters, message):
         with pytest.raises(ConfigurationError, match=re.escape(message)):
             built(params, parameters)
+
+    @EVERY
+    def test_what_is_left_out_may_be_of_any_dtype(self, params):
+        parameters = [("weight", torch.ones(2)), ("steps", torch.ones(2, dtype=torch.int64))]
+        average = built(params, parameters, exclude=["steps"])
+        assert [name for name, _ in average.named_averages()] == ["weight"]
 
     def test_a_regular_expression_of_several_that_matches_nothing_is_warned_of(self, caplog):
         built({"include": ["weight", "wieght"]}, named_parameter(torch.ones(2)))
@@ -695,6 +702,35 @@ class TestState:
         assert same(averages_of(average), before)
         assert average.num_updates == 3
 
+    @pytest.mark.parametrize(
+        "path, value, message",
+        [
+            (["counts", "num_updates"], None, 'counts of the average has no "num_updates"'),
+            (["counts", "epochs"], 3, 'counts of the average has "epochs"'),
+            (["more"], {}, 'state of the average has "more"'),
+            (["settings", "decay"], 2.0, '"decay" is 2.0'),
+            (["averages", "encoder.weight"], 3.0, 'has a float for "encoder.weight"'),
+        ],
+    )
+    def test_a_damaged_state_is_refused_and_nothing_changed(self, path, value, message):
+        model = tagger()
+        average = built({"decay": 0.5}, named(model))
+        train(model, average, 3)
+        before = averages_of(average)
+        state = saved_and_loaded(average.state_dict())
+        state["averages"]["encoder.bias"].add_(1.0)
+        part = state
+        for key in path[:-1]:
+            part = part[key]
+        if value is None:
+            del part[path[-1]]
+        else:
+            part[path[-1]] = value
+        with pytest.raises(ConfigurationError, match=re.escape(message)):
+            average.load_state_dict(state)
+        assert same(averages_of(average), before)
+        assert average.num_updates == 3 and average.decay == 0.5
+
     @EVERY
     def test_a_state_of_another_type_is_refused_and_nothing_changed(self, params):
         model = tagger()
@@ -902,6 +938,19 @@ class TestAverageOfOnesOwn:
         expected[7] = (1 - 0.9**3) * 0.9**3
         expected[10] = 1 - 0.9**3
         assert torch.allclose(averages, expected, rtol=1e-14)
+
+    @pytest.mark.parametrize("number", [Fraction, numpy.float16])
+    def test_a_weight_may_be_any_number(self, number):
+        class Quarter(MovingAverage):
+            def averaging_weight(self, num_averaged: int, num_updates: Optional[int]) -> float:
+                return number(0.25)
+
+        parameters = named_parameter(torch.zeros(1))
+        average = Quarter(parameters)
+        move(parameters, torch.ones(1))
+        average.apply(1)
+        assert average.average("weight") == 0.25
+        assert {type(each) for each in average.state_dict()["counts"].values()} == {int, float}
 
     @pytest.mark.parametrize("weight", [1.5, -0.1, float("nan"), None, "0.5"])
     def test_what_is_no_weight_is_refused_and_nothing_changed(self, weight):

@@ -1,6 +1,7 @@
 import copy
 import io
 import json
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -300,6 +301,24 @@ def test_state_of_both_loads_to_the_bit(inner: Dict[str, Any]) -> None:
     assert differences(recovered.state_dict(), optimizer.state_dict()) == []
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_copy_goes_on_by_itself(copied: Any) -> None:
+    model = linear()
+    optimizer = averaging(model, type="adam")
+    compute_gradients(model, 0)
+    optimizer.step()
+    other, recovered = copied((model, optimizer))
+    before = copy.deepcopy(optimizer.state_dict())
+    compute_gradients(other, 1)
+    recovered.step()
+    assert differences(optimizer.state_dict(), before) == []
+    compute_gradients(model, 1)
+    optimizer.step()
+    assert differences(recovered.state_dict(), optimizer.state_dict()) == []
+    assert torch.equal(recovered.average(other.weight), optimizer.average(model.weight))
+    assert recovered.average(model.weight) is None
+
+
 @pytest.mark.parametrize("fault", ["no average", "misshapen average", "misfit groups"])
 def test_state_that_does_not_fit_changes_nothing(fault: str) -> None:
     model = linear()
@@ -469,3 +488,14 @@ def test_with_the_trainer_both_at_once_are_refused(tmp_path: Path) -> None:
     }
     with pytest.raises(ConfigurationError, match='"moving_average" and an "optimizer" that'):
         train_here(tagger_config(optimizer=optimizer, moving_average=AVERAGE), tmp_path / "run")
+
+
+def test_with_the_trainer_one_within_multi_is_refused(tmp_path: Path) -> None:
+    within = {"type": "moving_average", "optimizer": {"type": "adam"}, "moving_average": AVERAGE}
+    optimizer = {
+        "type": "multi",
+        "optimizers": {"default": within, "encoder": {"type": "adam"}},
+        "parameter_groups": [[["^encoder"], {"optimizer_name": "encoder"}]],
+    }
+    with pytest.raises(ConfigurationError, match='"default" of a "multi" keeps a moving average'):
+        train_here(tagger_config(optimizer=optimizer), tmp_path / "run")

@@ -235,6 +235,18 @@ class TestLerp:
         update([shadow_weights], [0.5])
         assert torch.equal(shadow_weights.values()["p"].double(), torch.full((4,), 0.5).double())
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_parameters_that_are_converted_are_followed(self, dtype):
+        module = torch.nn.Linear(2, 2)
+        shadows = ShadowWeights(module.named_parameters())
+        update([shadows], [0.5])
+        module.to(dtype)
+        with torch.no_grad():
+            module.weight.fill_(4.0)
+        before = shadows.values()["weight"].clone()
+        update([shadows], [0.5])
+        assert torch.allclose(shadows.values()["weight"], (before + 4.0) / 2, rtol=1e-6)
+
     def test_tied_parameters_move_once(self):
         parameter = Parameter(torch.zeros(4))
         shadow_weights = ShadowWeights([("a", parameter), ("b", parameter)])

@@ -10,7 +10,7 @@
       },
       active: "long",
     },
-    // 16 of each average: 5 epochs have 3,125 updates.
-    callbacks: [{ type: "moving_average_snapshots", every_num_updates: 195 }],
+    // 16 of each average: 5 epochs have 1,875 updates.
+    callbacks: [{ type: "moving_average_snapshots", every_num_updates: 118 }],
   },
 }

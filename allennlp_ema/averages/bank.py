@@ -57,6 +57,8 @@ class BankMovingAverage(MovingAverage):
                     "allennlp_ema.MovingAverage"
                 )
             self.averages[name] = average
+        for member in self.members():
+            member.rivals = [each for each in self.members() if each is not member]
         logger.info(
             'A bank (allennlp_ema) holds the averages %s, of which "%s" is assigned',
             ", ".join(f'"{name}"' for name in self.averages),
@@ -120,7 +122,7 @@ class BankMovingAverage(MovingAverage):
 
     @property
     def is_assigned(self) -> bool:
-        return self._member().is_assigned
+        return any(member.is_assigned for member in self.members())
 
     def assign_average_value(self) -> None:
         self._member().assign_average_value()

@@ -26,7 +26,7 @@ def undisturbed_training(model: Model) -> Iterator[None]:
     gradients; afterwards every module has the attributes (the mode, a batch norm's momentum, the
     state of a stateful encoder, metrics with all that they have counted) and the values in its
     buffers that it had before, and every random generator goes on from where it was. Parameters
-    are not looked after.
+    are not looked after, nor what else a module changes in place, a list say.
     """
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
@@ -56,8 +56,11 @@ def undisturbed_training(model: Model) -> Iterator[None]:
             vars(module).update(before)
         with torch.no_grad():
             for module, key, buffer, value in buffers:
+                # One that was expanded cannot be written to, which then nobody did.
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
                 # A module may also have put another tensor in its place.
-                module._buffers[key] = buffer.copy_(value)
+                module._buffers[key] = buffer
 
 
 def _has_metrics(value: Any) -> bool:

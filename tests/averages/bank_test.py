@@ -131,6 +131,27 @@ def test_members_may_average_different_parameters():
         assert first == average.average("a") and second == 1.0
 
 
+@pytest.mark.parametrize("first, second", [("fast", "slow"), ("slow", "fast")])
+def test_parameters_hold_one_average_at_a_time(first, second):
+    parameters = named_parameter(torch.zeros(1))
+    average = bank()(parameters)
+    follow(average, parameters, [torch.zeros(1), torch.ones(1)])
+    assigned, other = average.averages[first], average.averages[second]
+    with assigned.average_values():
+        assert average.is_assigned
+        held = parameters[0][1].clone()
+        with pytest.raises(RuntimeError, match="another average of the bank"):
+            other.assign_average_value()
+        with pytest.raises(RuntimeError, match="call restore"):
+            average.apply(3)
+        assert torch.equal(parameters[0][1], held)
+        with assigned.average_values():
+            assert torch.equal(parameters[0][1], held)
+    assert parameters[0][1] == 1.0 and not average.is_assigned
+    with other.average_values():
+        assert parameters[0][1] != 1.0
+
+
 def test_from_python():
     parameters = named_parameter(torch.zeros(1))
     average = BankMovingAverage(

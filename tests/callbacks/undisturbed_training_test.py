@@ -149,6 +149,13 @@ class TestUndisturbedTraining:
         assert all(one != other for one, other in zip(before, during))
         assert model.metric is metric
 
+    def test_a_buffer_that_was_expanded(self) -> None:
+        model = CountingModel()
+        model.register_buffer("scale", torch.ones(1).expand(2))
+        with undisturbed_training(model):
+            model(torch.randn(4, 2))
+        assert model.scale.tolist() == [1.0, 1.0] and model.total.tolist() == [0.0, 0.0]
+
     def test_metrics_go_on_from_what_they_have_counted_and_stay_shared(self) -> None:
         model = CountingModel()
         model.metrics_by_name["own"](3.0)
