@@ -44,7 +44,9 @@ _SIGMA_REL = (0.02, 0.25)
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     description = """Makes averages of many lengths from the snapshots of one training and evaluates
                      each as `allennlp evaluate` does. Prints a table and writes sweep.csv,
-                     sweep.png and, with the best of them, sweep_best.tar.gz."""
+                     sweep.png and, with the best of them, sweep_best.tar.gz. What is not averaged,
+                     buffers among it, is as it was after the same update, if the newest checkpoint
+                     is of it, else that of best.th."""
     parser = commands.add_parser(
         "sweep", description=description, help="Find the best averaging length after training."
     )
@@ -185,7 +187,7 @@ class _Sweep:
         self._model = model
         self._data = data
         self._metric = metric
-        self._weights = training.best_weights()
+        self._weights = training.weights_around(synthesis.num_updates, synthesis.names)
 
     def raw(self) -> Iterator[Measurement]:
         try:

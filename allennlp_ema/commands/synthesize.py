@@ -24,8 +24,9 @@ from allennlp_ema.synthesis import Combination
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     description = """An average that was not taken in training, from the snapshots that the callback
                      "moving_average_snapshots" took of others, as an archive for `allennlp
-                     evaluate` and `allennlp predict`. What is not averaged, buffers among it, is
-                     that of best.th."""
+                     evaluate` and `allennlp predict`. What is not averaged, buffers among it, is as
+                     it was after the same update, if the newest checkpoint is of it, else that of
+                     best.th."""
     parser = commands.add_parser(
         "synthesize", description=description, help="Make any average from snapshots."
     )
@@ -100,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     if combination.residual > arguments.max_residual and not arguments.force:
         raise ConfigurationError(_refusal(arguments, synthesis, combination))
     provenance = synthesis.provenance(arguments.average, combination)
-    weights = training.best_weights()
+    weights = training.weights_around(synthesis.num_updates, synthesis.names)
     synthesis.copy_into(weights, combination)
     archive_recalibrated(arguments, training, weights, arguments.output, provenance)
     print(f"{arguments.output}: {json.dumps(arguments.average)}")

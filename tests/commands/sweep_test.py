@@ -12,7 +12,7 @@ from allennlp_ema.decay_schedules import sigma_rel_to_gamma
 from tests.commands.command_line import allennlp, archived_weights, evaluated
 from tests.commands.synthesize_test import synthesize
 from tests.recorded_training import RecordedTraining
-from tests.training_runs import DATA
+from tests.training_runs import DATA, metrics, tagger_config, train_here
 
 NAMES = ["sweep.csv", "sweep.png", "sweep_best.tar.gz"]
 
@@ -100,6 +100,26 @@ def test_raw_and_tracked_weights_are_those_of_the_training(recorded, capsys, tmp
     )
     assert evaluated(tmp_path / "raw.tar.gz")["loss"] == float(raw["loss"])
     assert len({row["loss"] for row in (raw, long, short)}) == 3
+
+
+@pytest.mark.parametrize("checkpointer", ["default", "swapping"])
+def test_what_is_left_out_of_averages_is_of_the_same_update(checkpointer, capsys, tmp_path):
+    average = {"type": "power_function", "sigma_rel": 0.1, "exclude": ["tag_projection_layer"]}
+    config = tagger_config(
+        moving_average=average,
+        callbacks=["moving_average_snapshots"],
+        checkpointer={"type": checkpointer},
+        # So that the first epoch is the best.
+        validation_metric="+loss",
+    )
+    directory = tmp_path / "run"
+    train_here(config, directory)
+    assert metrics(directory)["best_epoch"] == 0
+    trained = RecordedTraining(directory, [], torch.empty(0))
+    sweep(capsys, trained, tmp_path, "--points", "1", "--from", "0.1")
+    _, tracked, same = values(tmp_path)
+    measured_in_training = metrics(directory)["validation_loss"]
+    assert float(tracked["loss"]) == float(same["loss"]) == pytest.approx(measured_in_training)
 
 
 @pytest.mark.parametrize(
