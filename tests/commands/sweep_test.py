@@ -215,6 +215,11 @@ def test_nothing_is_overwritten_without_force(recorded, capsys, tmp_path):
             "smallest is 0.1",
         ),
         (["--num-updates", "400"], "the latest snapshot is of update 320"),
+        (
+            ["--cuda-device", "99"],
+            "--cuda-device is 99, but has to be -1 (the CPU) or the number of a GPU, counted from "
+            "0, of which there are ",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -224,6 +229,28 @@ def test_what_is_wrong_is_said_before_anything_is_written(
     finished = sweep(capsys, recorded, tmp_path / "out", *arguments)
     assert message in finished.error
     assert not (tmp_path / "out").exists()
+
+
+def test_validation_data_are_read_as_training_data_if_nothing_else_is_said(
+    copied, capsys, tmp_path
+):
+    config = json.loads((copied.directory / "config.json").read_text())
+    config["validation_data_loader"] = None
+    (copied.directory / "config.json").write_text(json.dumps(config))
+    assert sweep(capsys, copied, tmp_path / "out", "--points", "1", "--from", "0.1").status == 0
+
+
+def test_best_weights_that_cannot_be_loaded_are_named(copied, capsys, tmp_path):
+    path = copied.directory / "best.th"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:500])
+    finished = sweep(capsys, copied, tmp_path / "out")
+    assert f"error: {path} is truncated or not a file of PyTorch: " in finished.error
+    path.unlink()
+    assert f"{path}: there is no such file" in sweep(capsys, copied, tmp_path / "out").error
+    torch.save({"other": torch.zeros(3)}, str(path))
+    finished = sweep(capsys, copied, tmp_path / "out")
+    assert f"error: the model does not load {path}: Error loading state dict" in finished.error
 
 
 def test_missing_data_are_named(recorded, capsys, tmp_path):
