@@ -54,12 +54,10 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         "--max-residual",
         type=float,
         default=0.05,
-        help="refuse an average whose profile comes out with a larger relative error",
+        help="refuse an average whose profile comes out with a larger relative error (inf: none)",
     )
     add_recalibration_arguments(parser)
-    parser.add_argument(
-        "--force", action="store_true", help="overwrite the archive, and take any residual"
-    )
+    parser.add_argument("--force", action="store_true", help="overwrite the archive")
     return parser
 
 
@@ -98,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
             ]
         ],
     )
-    if combination.residual > arguments.max_residual and not arguments.force:
+    if combination.residual > arguments.max_residual:
         raise ConfigurationError(_refusal(arguments, synthesis, combination))
     provenance = synthesis.provenance(arguments.average, combination)
     weights = training.weights_around(synthesis.num_updates, synthesis.names)
@@ -127,4 +125,4 @@ def _refusal(
             f"{reached.effective_window:,.0f} updates in the place of "
             f"{combination.effective_window:,.0f}, with a residual of {reached.residual:.3f}"
         )
-    return refusal + " (--force takes any residual)"
+    return refusal + " (--max-residual inf takes any)"

@@ -91,22 +91,29 @@ def test_what_cannot_be_reached_is_refused_with_what_can(recorded, capsys, tmp_p
     match = re.search(
         r"comes out with a residual of (0\.\d+), above --max-residual 0\.05; what can be reached "
         r"is (\{.*\}), of an effective window of (\d+) updates in the place of 9, with a residual "
-        r"of (0\.0\d+) \(--force takes any residual\)$",
+        r"of (0\.0\d+) \(--max-residual inf takes any\)$",
         finished.error,
     )
     assert match, finished.error
     assert float(match[1]) == pytest.approx(0.23, abs=0.01)
     assert 0.03 < float(match[4]) <= 0.05
-    # What is said to be reached is, without force.
+    # What is said to be reached is.
     assert synthesize(capsys, recorded, output, json.loads(match[2])).status == 0
     assert f"{float(match[4]):.3f}" in match[0]
 
+    reached = output.read_bytes()
     finished = synthesize(capsys, recorded, output, specification, "--force")
-    assert finished.status == 0
-    finished = synthesize(
-        capsys, recorded, tmp_path / "other.tar.gz", specification, "--max-residual", "0.3"
-    )
-    assert finished.status == 0
+    assert finished.status == 1 and output.read_bytes() == reached
+    for number, max_residual in enumerate(("0.3", "inf")):
+        finished = synthesize(
+            capsys,
+            recorded,
+            tmp_path / f"other_{number}.tar.gz",
+            specification,
+            "--max-residual",
+            max_residual,
+        )
+        assert finished.status == 0
 
 
 @pytest.mark.parametrize(
