@@ -103,6 +103,8 @@ def run(arguments: argparse.Namespace) -> None:
     synthesis = SnapshotSynthesis(training.snapshots(), arguments.num_updates)
     key = arguments.key or LENGTH_KEYS.get(arguments.type, "")
     candidates = _candidates(arguments, key, synthesis)
+    # Not after all evaluations, which would be for nothing if it failed.
+    directory.mkdir(parents=True, exist_ok=True)
 
     model = TrainedModel(training, arguments.recalibrate, arguments.cuda_device)
     if arguments.recalibrate is None:
@@ -115,7 +117,6 @@ def run(arguments: argparse.Namespace) -> None:
     results = SweepResults(key, metric, arguments.max_residual, measurements)
 
     results.print_table()
-    directory.mkdir(parents=True, exist_ok=True)
     results.write_values(values_file)
     results.draw(picture)
     _, specification, combination = candidates[

@@ -228,7 +228,20 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 ):
     finished = sweep(capsys, recorded, tmp_path / "out", *arguments)
     assert message in finished.error
-    assert not (tmp_path / "out").exists()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(recorded, capsys, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("precious")
+    finished = sweep(capsys, recorded, tmp_path / "file")
+    assert f"{tmp_path / 'file'} is a file, but has to be a directory" in finished.error
+
+    def fail(path: Path, *args: Any, **kwargs: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    finished = sweep(capsys, recorded, tmp_path / "new")
+    assert "no space left" in finished.error and "1 of 12" not in finished.output
 
 
 def test_validation_data_are_read_as_training_data_if_nothing_else_is_said(
