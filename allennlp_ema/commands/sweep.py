@@ -242,4 +242,9 @@ class _Sweep:
             raise ConfigurationError(
                 f"--metric is {self._metric!r}, but the model has {', '.join(sorted(metrics))}"
             )
+        value = metrics[self._metric[1:]]
+        if not isinstance(value, (int, float)):
+            raise ConfigurationError(
+                f"--metric is {self._metric!r}, which is {value!r}, but has to be a single number"
+            )
         return metrics

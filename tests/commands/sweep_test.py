@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from allennlp_ema.decay_schedules import sigma_rel_to_gamma
+from allennlp_ema.trained_model import TrainedModel
 from tests.commands.command_line import allennlp, archived_weights, evaluated
 from tests.commands.synthesize_test import synthesize
 from tests.recorded_training import RecordedTraining
@@ -242,6 +243,17 @@ def test_where_nothing_can_be_written_nothing_is_measured(recorded, capsys, tmp_
     monkeypatch.setattr(Path, "mkdir", fail)
     finished = sweep(capsys, recorded, tmp_path / "new")
     assert "no space left" in finished.error and "1 of 12" not in finished.output
+
+
+def test_a_metric_of_several_numbers_is_refused_at_the_first(
+    recorded, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(TrainedModel, "evaluate", lambda self, data: {"accuracy": [0.5, 0.6]})
+    finished = sweep(capsys, recorded, tmp_path, "--metric", "+accuracy")
+    assert finished.error.endswith(
+        "--metric is '+accuracy', which is [0.5, 0.6], but has to be a single number"
+    )
+    assert "1 of 12" not in finished.output
 
 
 def test_validation_data_are_read_as_training_data_if_nothing_else_is_said(
