@@ -59,6 +59,8 @@ class FinishedTraining:
             self.config: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigurationError(f"{path} is truncated or not JSON: {error}") from error
+        if not isinstance(self.config, dict):
+            raise ConfigurationError(f"{path} holds {self.config!r:.40}, but has to hold an object")
 
     def checkpoints(self) -> Dict[Tuple[int, int], Path]:
         """

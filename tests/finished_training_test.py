@@ -121,3 +121,6 @@ def test_what_is_not_a_serialization_directory_is_named(tmp_path):
     (tmp_path / "config.json").write_text("[1")
     with pytest.raises(ConfigurationError, match="config.json is truncated or not JSON"):
         FinishedTraining(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ConfigurationError, match=r"config.json holds \[\], but has to hold an obj"):
+        FinishedTraining(tmp_path)

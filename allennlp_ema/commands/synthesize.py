@@ -73,7 +73,12 @@ def _specification(text: str) -> Specification:
             raise argparse.ArgumentTypeError(
                 f'"{key}" is {found[key]!r}, but what is averaged is what the snapshots hold'
             )
-    return {"type": MovingAverage.default_implementation, **found}
+    specification = {"type": MovingAverage.default_implementation, **found}
+    if not isinstance(specification["type"], str):
+        raise argparse.ArgumentTypeError(
+            f'"type" is {specification["type"]!r}, but has to be the name of an average'
+        )
+    return specification
 
 
 def run(arguments: argparse.Namespace) -> None:
