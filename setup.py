@@ -22,7 +22,8 @@ setup(
     package_data={"allennlp_ema": ["py.typed"]},
     python_requires=">=3.8",
     install_requires=[
-        "matplotlib",
+        # For a legend "outside" of the axes.
+        "matplotlib>=3.7",
         "numpy",
         "rich",
         "safetensors",

@@ -28,8 +28,14 @@ def check_can_be_written(path: Path, force: bool) -> None:
     """
     # Raises
 
-    `ConfigurationError` : if there is something at `path` that is not to be overwritten.
+    `ConfigurationError` : if there is something at `path` that is not to be overwritten, or nothing
+        can be written there.
     """
+    above = next(directory for directory in path.absolute().parents if directory.exists())
+    if not above.is_dir():
+        raise ConfigurationError(f"{path}: {above} is a file, but has to be a directory")
+    if not os.access(str(above), os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{path}: the directory {above} is not one to write to")
     if path.is_dir():
         raise ConfigurationError(f"{path} is a directory, but has to be a file")
     if path.exists() and not force:

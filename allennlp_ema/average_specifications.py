@@ -31,6 +31,9 @@ LENGTH_KEYS = {
     "window": "window_size",
 }
 
+# Of these 0 is the plain mean, which has a length too.
+_EXPONENTS = ("eta", "gamma")
+
 # Of what averages are kept, and where, is no matter of their weights.
 _KEYS_BESIDE_WEIGHTS = ("include", "exclude", "shadow_device", "shadow_dtype")
 
@@ -107,7 +110,8 @@ def spaced_values(key: str, start: float, end: float, points: int, num_updates: 
 
     values : `List[Any]`
         Each by one factor apart from the one before: in `1 / (1 - decay)` for a decay, in the
-        number of updates from there to the end for `start_step`, in the value itself for others.
+        number of updates from there to the end for `start_step`, in `eta + 1` and `gamma + 1`, in
+        the value itself for others.
 
     # Raises
 
@@ -160,7 +164,12 @@ def nearest_within(
             return debiased
     key = _length_key_in(specification)
     if key is None:
-        return None
+        # Perhaps it is at its default.
+        key = LENGTH_KEYS.get(specification["type"], "")
+        default = getattr(build_average(specification), key, None)
+        if not isinstance(default, (int, float)):
+            return None
+        specification = with_value(specification, key, default)
     position = _position(key, _value_in(specification, key), num_updates)
 
     def candidate_at(power: float) -> Specification:
@@ -199,12 +208,16 @@ def _position(key: str, value: float, num_updates: int) -> float:
     """Where an average is on a scale on which a factor makes it longer or shorter."""
     if key.endswith("decay"):
         return 1.0 / (1.0 - value) if value != 1.0 else math.inf
+    if key in _EXPONENTS:
+        return value + 1.0
     return num_updates + 1 - value if key == "start_step" else value
 
 
 def _value(key: str, position: float, num_updates: int) -> Any:
     if key.endswith("decay"):
         return round(1.0 - 1.0 / position, 12)
+    if key in _EXPONENTS:
+        return round(position - 1.0, 12)
     if key == "start_step":
         return round(num_updates + 1 - position)
     return round(position) if key in ("window_size", "update_every") else position

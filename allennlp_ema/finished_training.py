@@ -3,9 +3,10 @@ What a training left in its serialization directory.
 """
 
 import json
+import logging
 import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Collection, Dict, List, NamedTuple, Optional, Tuple
 
 from allennlp.common.checks import ConfigurationError
 from allennlp.models.archival import CONFIG_NAME
@@ -14,6 +15,8 @@ from torch import Tensor
 from allennlp_ema.checkpointer import _RAW_KEY
 from allennlp_ema.snapshot_files import Snapshot, find_snapshots
 from allennlp_ema.torch_files import load_dictionary
+
+logger = logging.getLogger(__name__)
 
 _MODEL_STATE = re.compile(r"model_state_e(\d+)_b(\d+)\.th")
 
@@ -56,6 +59,8 @@ class FinishedTraining:
             self.config: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigurationError(f"{path} is truncated or not JSON: {error}") from error
+        if not isinstance(self.config, dict):
+            raise ConfigurationError(f"{path} holds {self.config!r:.40}, but has to hold an object")
 
     def checkpoints(self) -> Dict[Tuple[int, int], Path]:
         """
@@ -108,7 +113,51 @@ class FinishedTraining:
         training_file = model_file.with_name(model_file.name.replace("model", "training", 1))
         training_state = load_dictionary(training_file)
         weights = {**load_dictionary(model_file), **training_state.get(_RAW_KEY, {})}
-        return RawWeights(weights, _num_updates(training_state.get("moving_average")))
+        average = training_state.get("moving_average") or training_state.get("optimizer", {}).get(
+            "moving_average"
+        )
+        return RawWeights(weights, _num_updates(average))
+
+    def weights_around(self, num_updates: int, averaged: Collection[str]) -> Dict[str, Tensor]:
+        """
+        # Parameters
+
+        num_updates : `int`
+            The update after which averages are.
+        averaged : `Collection[str]`
+            The names of the parameters that they are of.
+
+        # Returns
+
+        weights : `Dict[str, Tensor]`
+            The model's state for these averages to be put in: the raw one after this update if the
+            newest checkpoint is of it, else that of `best_weights_file`, with a warning if there is
+            more in it than averages.
+        """
+        try:
+            raw = self.raw_weights()
+            if raw.num_updates == num_updates:
+                return raw.weights
+            reason = (
+                "the newest checkpoint does not tell of which update it is"
+                if raw.num_updates is None
+                else f"the newest checkpoint is of update {raw.num_updates:,}"
+            )
+        except ConfigurationError as error:
+            reason = str(error)
+        weights = self.best_weights()
+        num_others = sum(name not in averaged for name in weights)
+        if num_others:
+            logger.warning(
+                "%d of the model's %d parameters and buffers are not averaged and come from %s, as "
+                "they were in the best epoch and not after update %s: %s",
+                num_others,
+                len(weights),
+                self.best_weights_file,
+                f"{num_updates:,}",
+                reason,
+            )
+        return weights
 
 
 def _num_updates(state: Any) -> Optional[int]:

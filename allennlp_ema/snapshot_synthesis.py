@@ -98,6 +98,12 @@ class SnapshotSynthesis:
                     "updates: either it was changed in training, or it did not see all of it"
                 )
 
+    @property
+    def names(self) -> Dict[str, str]:
+        """Of the averaged parameters, each with the name that its averages have in snapshots."""
+        first = self.snapshots[0]
+        return {**{name: name for name in first.shapes}, **first.tied}
+
     def solve(self, wanted: MovingAverage) -> Combination:
         """The combination of the snapshots that comes closest to `wanted`."""
         return self._synthesis.solve(AverageState(wanted, self.num_updates))
@@ -132,10 +138,7 @@ class SnapshotSynthesis:
                 for snapshot, x in zip(self.snapshots, combination.coefficients.tolist())
                 if x
             ]
-            names = {name: name for name in self.snapshots[0].shapes}
-            for name, kept in progress(
-                {**names, **self.snapshots[0].tied}.items(), desc="combining"
-            ):
+            for name, kept in progress(self.names.items(), desc="combining"):
                 value = numpy.zeros(self.snapshots[0].shapes[kept])
                 for file, x in used:
                     value += x * file.get_tensor(kept)

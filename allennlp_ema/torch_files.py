@@ -2,7 +2,7 @@
 Reading what `torch.save` wrote, by name where it cannot be read.
 """
 
-import pickle
+import re
 from pathlib import Path
 from typing import Any, Dict
 
@@ -25,11 +25,25 @@ def load_dictionary(path: Path) -> Dict[str, Any]:
         raise ConfigurationError(f"{path}: there is no such file")
     try:
         loaded = torch.load(str(path), map_location="cpu")
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigurationError(
-            f"{path} is truncated or not a file of PyTorch: {reason[0]}"
-        ) from error
+    except Exception as error:
+        # What torch.load raises depends on where in a file it first meets what it does not know.
+        raise ConfigurationError(f"{path} {_in_words(error)}") from error
     if not isinstance(loaded, dict):
         raise ConfigurationError(f"{path} holds a {type(loaded).__name__}, not a dictionary")
     return loaded
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong with a file, by what torch.load raised."""
+    # Since torch 2.6 this is wrapped in advice to load the file unsafely, whatever is in it.
+    found = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).rpartition("WeightsUnpickler error:")[2]
+    not_taken = re.search(r"GLOBAL (\S+) (was not an allowed global|whose module)", found)
+    if not_taken is not None:
+        return f"holds objects that torch.load does not take, of type {not_taken[1]}"
+    reasons = [
+        line.replace("Weights only load failed.", "").strip()
+        for line in found.splitlines()
+        if "weights_only" not in line
+    ]
+    reason = next(filter(None, reasons), type(error).__name__)
+    return f"is truncated or not a file of PyTorch: {reason}"

@@ -6,10 +6,11 @@ import contextlib
 from typing import Any, Dict, Iterator, Optional
 
 import torch
+from allennlp.common.checks import ConfigurationError
 from allennlp.common.util import prepare_environment
 from allennlp.data import DataLoader, DatasetReader
 from allennlp.evaluation import Evaluator
-from allennlp.models.archival import load_archive
+from allennlp.models.archival import Archive, load_archive
 from allennlp.training import GradientDescentTrainer
 from torch import Tensor
 
@@ -28,6 +29,11 @@ class TrainedModel:
         Of what `recalibrated` computes the running statistics. `None` means not at all.
     cuda_device : `int`, optional (default = `-1`)
         -1 is the CPU.
+
+    # Raises
+
+    `ConfigurationError` : if there is no such GPU, or the weights of the training cannot be read or
+        are not of its model.
     """
 
     def __init__(
@@ -38,11 +44,13 @@ class TrainedModel:
     ) -> None:
         self._training = training
         self._cuda_device = cuda_device
-        self._archive = load_archive(
-            str(training.serialization_dir),
-            cuda_device=cuda_device,
-            weights_file=str(training.best_weights_file),
-        )
+        num_devices = torch.cuda.device_count()
+        if cuda_device >= num_devices:
+            raise ConfigurationError(
+                f"--cuda-device is {cuda_device}, but has to be -1 (the CPU) or the number of a "
+                f"GPU, counted from 0, of which there are {num_devices}"
+            )
+        self._archive = _loaded(training, cuda_device)
         self._recalibration_loader = (
             None
             if recalibration_data is None
@@ -92,7 +100,8 @@ class TrainedModel:
     def validation_data(self, path: str) -> DataLoader:
         """Batches of the data at `path`, read as validation data are."""
         config = self._archive.config
-        key = "validation_data_loader" if "validation_data_loader" in config else "data_loader"
+        has_own = config.get("validation_data_loader") is not None
+        key = "validation_data_loader" if has_own else "data_loader"
         return self._data_loader(key, self._archive.validation_dataset_reader, path)
 
     def _seed(self) -> None:
@@ -104,3 +113,17 @@ class TrainedModel:
         data_loader = DataLoader.from_params(params, reader=reader, data_path=path)
         data_loader.index_with(self._archive.model.vocab)
         return data_loader
+
+
+def _loaded(training: FinishedTraining, cuda_device: int) -> Archive:
+    path = training.best_weights_file
+    try:
+        return load_archive(
+            str(training.serialization_dir), cuda_device=cuda_device, weights_file=str(path)
+        )
+    except Exception as error:
+        # Says what is wrong with the file, if it is the file.
+        training.best_weights()
+        if isinstance(error, RuntimeError):
+            raise ConfigurationError(f"the model does not load {path}: {error}") from error
+        raise

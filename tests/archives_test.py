@@ -1,4 +1,5 @@
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,17 @@ def test_what_is_there_is_overwritten_by_force_alone(tmp_path):
         check_can_be_written(path, force=False)
     with pytest.raises(ConfigurationError, match="is a directory, but has to be a file"):
         check_can_be_written(tmp_path, force=True)
+
+
+def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("precious")
+    path = tmp_path / "file" / "new" / "model.tar.gz"
+    message = f"{path}: {tmp_path / 'file'} is a file, but has to be a directory"
+    with pytest.raises(ConfigurationError, match=message):
+        check_can_be_written(path, force=True)
+    # Whoever runs the tests may be allowed everything.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    path = tmp_path / "new" / "model.tar.gz"
+    message = f"{path}: the directory {tmp_path} is not one to write to"
+    with pytest.raises(ConfigurationError, match=message):
+        check_can_be_written(path, force=True)

@@ -127,6 +127,9 @@ def test_a_key_within_a_number_is_refused():
         # The last 1000, 100 and 10 updates of 1000.
         ("start_step", 1, 991, 3, [1, 901, 991]),
         ("half_life", 8, 8, 1, [8]),
+        # From the plain mean on.
+        ("eta", 0, 99, 3, [0.0, 9.0, 99.0]),
+        ("gamma", 0.1, 0.1, 1, [0.1]),
     ],
 )
 def test_values_are_spaced_by_a_factor_in_averaging_length(key, start, end, points, expected):
@@ -137,7 +140,7 @@ def test_values_are_spaced_by_a_factor_in_averaging_length(key, start, end, poin
     )
 
 
-@pytest.mark.parametrize("key, start, end", [("decay", 0.9, 1.0), ("eta", 0.0, 4.0)])
+@pytest.mark.parametrize("key, start, end", [("decay", 0.9, 1.0), ("eta", -1.0, 4.0)])
 def test_what_no_factor_leads_to_is_refused(key, start, end):
     with pytest.raises(ConfigurationError, match=f'"{key}": an average with'):
         spaced_values(key, start, end, 4, num_updates=1000)
@@ -182,6 +185,26 @@ def test_the_nearest_may_be_shorter():
 
     nearest = nearest_within({"type": "window", "window_size": 200}, 1000, residual_of, 0.5)
     assert 47 <= nearest["window_size"] <= 50
+
+
+@pytest.mark.parametrize(
+    "specification, key",
+    [
+        ({"type": "uniform"}, "start_step"),
+        ({"type": "swa", "update_every": 2}, "start_step"),
+        ({"type": "polynomial"}, "eta"),
+        ({"type": "polynomial", "eta": 0}, "eta"),
+        ({"type": "power_function", "gamma": 0.0}, "gamma"),
+    ],
+    ids=str,
+)
+def test_the_nearest_to_a_default_or_to_the_plain_mean_is_found(specification, key):
+    def residual_of(average: MovingAverage) -> float:
+        return 0.0 if effective_window(average) <= 90.0 else 1.0
+
+    nearest = nearest_within(specification, 1000, residual_of, max_residual=0.5)
+    assert nearest == {**specification, key: nearest[key]}
+    assert 90.0 / 1.06 <= effective_window(build_average(nearest)) <= 90.0
 
 
 def test_the_initial_value_is_left_out_where_that_is_enough():

@@ -32,6 +32,54 @@ def test_raw_weights_are_the_same_whichever_checkpointer_wrote_them(tmp_path):
         assert all(torch.equal(other.weights[name], value) for name, value in first.weights.items())
 
 
+@pytest.fixture
+def saved(tmp_path):
+    """A directory whose newest checkpoint is of update 12."""
+    (tmp_path / "config.json").write_text("{}")
+    average = {"averages": {"short": {"counts": {"num_updates": 12}}}}
+    for name, state in (
+        ("model_state_e2_b0.th", {"weight": torch.tensor(1.0), "buffer": torch.tensor(1.0)}),
+        ("training_state_e2_b0.th", {"epochs_completed": 2, "moving_average": average}),
+        ("best.th", {"weight": torch.tensor(9.0), "buffer": torch.tensor(9.0)}),
+    ):
+        torch.save(state, str(tmp_path / name))
+    return FinishedTraining(tmp_path)
+
+
+def test_around_averages_are_the_raw_weights_of_their_update(saved, caplog):
+    assert saved.weights_around(12, ["weight"])["buffer"] == 1.0
+    average = {"counts": {"num_updates": 12}}
+    state = {"epochs_completed": 2, "optimizer": {"moving_average": average}}
+    torch.save(state, str(saved.serialization_dir / "training_state_e2_b0.th"))
+    assert saved.weights_around(12, ["weight"])["buffer"] == 1.0
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "training_state, reason",
+    [
+        ({"moving_average": {"counts": {"num_updates": 13}}}, "checkpoint is of update 13"),
+        ({"optimizer": {}}, "does not tell of which update it is"),
+        (None, "training_state_e2_b0.th: there is no such file"),
+    ],
+    ids=str,
+)
+def test_around_averages_of_another_update_are_the_best_weights(
+    training_state, reason, saved, caplog
+):
+    path = saved.serialization_dir / "training_state_e2_b0.th"
+    path.unlink()
+    if training_state is not None:
+        torch.save(training_state, str(path))
+    assert saved.weights_around(12, ["weight"])["buffer"] == 9.0
+    (record,) = caplog.records
+    assert "1 of the model's 2 parameters and buffers are not averaged" in record.getMessage()
+    assert "and not after update 12: " in record.getMessage() and reason in record.getMessage()
+    caplog.clear()
+    saved.weights_around(12, ["weight", "buffer"])
+    assert not caplog.records
+
+
 def test_checkpoints_are_in_order_and_shards_and_other_files_are_not_among_them(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     training = FinishedTraining(tmp_path)
@@ -72,4 +120,7 @@ def test_what_is_not_a_serialization_directory_is_named(tmp_path):
         FinishedTraining(tmp_path / "missing")
     (tmp_path / "config.json").write_text("[1")
     with pytest.raises(ConfigurationError, match="config.json is truncated or not JSON"):
+        FinishedTraining(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ConfigurationError, match=r"config.json holds \[\], but has to hold an obj"):
         FinishedTraining(tmp_path)

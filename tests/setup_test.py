@@ -43,3 +43,5 @@ def test_the_metadata_leave_allennlp_to_an_extra(wheel):
     of_allennlp = [requirement for requirement in requirements if "allennlp" in requirement]
     assert of_allennlp and all("extra ==" in each for each in of_allennlp)
     assert any(requirement.startswith("torch") for requirement in requirements)
+    # The first that draws a legend outside of the axes.
+    assert "matplotlib>=3.7" in requirements

@@ -4,9 +4,10 @@
 
 import argparse
 from pathlib import Path
-from typing import List
+from typing import Any, Dict, List
 
 from allennlp.common.checks import ConfigurationError
+from torch import Tensor
 
 from allennlp_ema.archives import check_can_be_written
 from allennlp_ema.checkpoint_mean import mean_of_checkpoints
@@ -15,6 +16,7 @@ from allennlp_ema.commands.recalibration import (
     archive_recalibrated,
 )
 from allennlp_ema.finished_training import FinishedTraining
+from allennlp_ema.torch_files import load_dictionary
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -50,6 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_can_be_written(arguments.output, arguments.force)
     paths = _chosen(training, arguments)
     weights = mean_of_checkpoints(paths)
+    if arguments.files is not None:
+        _check_are_of_the_model(paths, weights, training)
     provenance = {"kind": "mean of checkpoints", "files": [path.name for path in paths]}
     archive_recalibrated(arguments, training, weights, arguments.output, provenance)
     names = ", ".join(path.name for path in paths)
@@ -77,3 +81,26 @@ def _chosen(training: FinishedTraining, arguments: argparse.Namespace) -> List[P
             'checkpoints (the checkpointer keeps as many as its "keep_most_recent_by_count" says)'
         )
     return paths[-arguments.last :]
+
+
+def _check_are_of_the_model(
+    paths: List[Path], weights: Dict[str, Tensor], training: FinishedTraining
+) -> None:
+    # Files of any name may hold anything, and only whoever loads the archive would notice.
+    of_model = training.best_weights_file
+    if not of_model.is_file():
+        of_model = list(training.checkpoints().values())[-1]
+    expected = load_dictionary(of_model)
+    for name in [*expected, *weights]:
+        here, there = (_in_words(state.get(name)) for state in (weights, expected))
+        if here != there:
+            raise ConfigurationError(
+                f'--files: {paths[0]} has {here} for "{name}", but {of_model} has {there}: it is '
+                "not a checkpoint of this model"
+            )
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}"
+    return "nothing" if value is None else f"a {type(value).__name__}"

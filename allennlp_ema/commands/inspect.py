@@ -127,9 +127,10 @@ def _archive(path: Path) -> Found:
                     num_bytes = member.size
     except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
         raise ConfigurationError(f"{path} is truncated or not an archive: {error}") from error
-    if CONFIG_NAME not in documents or num_bytes is None:
+    if not isinstance(documents.get(CONFIG_NAME), dict) or num_bytes is None:
         raise ConfigurationError(
-            f"{path} is not the archive of a model: it has no {CONFIG_NAME} and {WEIGHTS_NAME}"
+            f"{path} is not the archive of a model: it has to have {WEIGHTS_NAME}, and an "
+            f"object in {CONFIG_NAME}"
         )
     provenance = documents.get(PROVENANCE_NAME)
     if provenance is None:

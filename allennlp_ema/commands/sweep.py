@@ -44,7 +44,9 @@ _SIGMA_REL = (0.02, 0.25)
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     description = """Makes averages of many lengths from the snapshots of one training and evaluates
                      each as `allennlp evaluate` does. Prints a table and writes sweep.csv,
-                     sweep.png and, with the best of them, sweep_best.tar.gz."""
+                     sweep.png and, with the best of them, sweep_best.tar.gz. What is not averaged,
+                     buffers among it, is as it was after the same update, if the newest checkpoint
+                     is of it, else that of best.th."""
     parser = commands.add_parser(
         "sweep", description=description, help="Find the best averaging length after training."
     )
@@ -101,6 +103,8 @@ def run(arguments: argparse.Namespace) -> None:
     synthesis = SnapshotSynthesis(training.snapshots(), arguments.num_updates)
     key = arguments.key or LENGTH_KEYS.get(arguments.type, "")
     candidates = _candidates(arguments, key, synthesis)
+    # Not after all evaluations, which would be for nothing if it failed.
+    directory.mkdir(parents=True, exist_ok=True)
 
     model = TrainedModel(training, arguments.recalibrate, arguments.cuda_device)
     if arguments.recalibrate is None:
@@ -113,7 +117,6 @@ def run(arguments: argparse.Namespace) -> None:
     results = SweepResults(key, metric, arguments.max_residual, measurements)
 
     results.print_table()
-    directory.mkdir(parents=True, exist_ok=True)
     results.write_values(values_file)
     results.draw(picture)
     _, specification, combination = candidates[
@@ -185,7 +188,7 @@ class _Sweep:
         self._model = model
         self._data = data
         self._metric = metric
-        self._weights = training.best_weights()
+        self._weights = training.weights_around(synthesis.num_updates, synthesis.names)
 
     def raw(self) -> Iterator[Measurement]:
         try:
@@ -238,5 +241,10 @@ class _Sweep:
         if self._metric[1:] not in metrics:
             raise ConfigurationError(
                 f"--metric is {self._metric!r}, but the model has {', '.join(sorted(metrics))}"
+            )
+        value = metrics[self._metric[1:]]
+        if not isinstance(value, (int, float)):
+            raise ConfigurationError(
+                f"--metric is {self._metric!r}, which is {value!r}, but has to be a single number"
             )
         return metrics

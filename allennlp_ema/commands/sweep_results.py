@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional, Sequence
 
+from allennlp.common.checks import ConfigurationError
+
 from allennlp_ema.commands.tables import print_table
 
 SYNTHESIZED, TRACKED, RAW = "synthesized", "in training", "raw"
@@ -67,8 +69,24 @@ class SweepResults:
 
     @property
     def best(self) -> Measurement:
-        """The best synthesized average among those that are what they say."""
-        reached = [m for m in self._synthesized if self._is_reached(m)]
+        """
+        The best synthesized average among those that are what they say.
+
+        # Raises
+
+        `ConfigurationError` : if the metric of all of these is NaN.
+        """
+        # Whichever stands first is the greatest where NaN is compared.
+        reached = [
+            m
+            for m in self._synthesized
+            if self._is_reached(m) and not math.isnan(self._metric_of(m))
+        ]
+        if not reached:
+            raise ConfigurationError(
+                f'"{self._metric}" is NaN for every average with a residual within '
+                f"{self._max_residual:g}, but has to be a number for one to be the best"
+            )
         return max(reached, key=lambda measurement: self._sign * self._metric_of(measurement))
 
     def _is_reached(self, measurement: Measurement) -> bool:

@@ -24,8 +24,9 @@ from allennlp_ema.synthesis import Combination
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     description = """An average that was not taken in training, from the snapshots that the callback
                      "moving_average_snapshots" took of others, as an archive for `allennlp
-                     evaluate` and `allennlp predict`. What is not averaged, buffers among it, is
-                     that of best.th."""
+                     evaluate` and `allennlp predict`. What is not averaged, buffers among it, is as
+                     it was after the same update, if the newest checkpoint is of it, else that of
+                     best.th."""
     parser = commands.add_parser(
         "synthesize", description=description, help="Make any average from snapshots."
     )
@@ -53,12 +54,10 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         "--max-residual",
         type=float,
         default=0.05,
-        help="refuse an average whose profile comes out with a larger relative error",
+        help="refuse an average whose profile comes out with a larger relative error (inf: none)",
     )
     add_recalibration_arguments(parser)
-    parser.add_argument(
-        "--force", action="store_true", help="overwrite the archive, and take any residual"
-    )
+    parser.add_argument("--force", action="store_true", help="overwrite the archive")
     return parser
 
 
@@ -74,7 +73,12 @@ def _specification(text: str) -> Specification:
             raise argparse.ArgumentTypeError(
                 f'"{key}" is {found[key]!r}, but what is averaged is what the snapshots hold'
             )
-    return {"type": MovingAverage.default_implementation, **found}
+    specification = {"type": MovingAverage.default_implementation, **found}
+    if not isinstance(specification["type"], str):
+        raise argparse.ArgumentTypeError(
+            f'"type" is {specification["type"]!r}, but has to be the name of an average'
+        )
+    return specification
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -97,10 +101,10 @@ def run(arguments: argparse.Namespace) -> None:
             ]
         ],
     )
-    if combination.residual > arguments.max_residual and not arguments.force:
+    if combination.residual > arguments.max_residual:
         raise ConfigurationError(_refusal(arguments, synthesis, combination))
     provenance = synthesis.provenance(arguments.average, combination)
-    weights = training.best_weights()
+    weights = training.weights_around(synthesis.num_updates, synthesis.names)
     synthesis.copy_into(weights, combination)
     archive_recalibrated(arguments, training, weights, arguments.output, provenance)
     print(f"{arguments.output}: {json.dumps(arguments.average)}")
@@ -126,4 +130,4 @@ def _refusal(
             f"{reached.effective_window:,.0f} updates in the place of "
             f"{combination.effective_window:,.0f}, with a residual of {reached.residual:.3f}"
         )
-    return refusal + " (--force takes any residual)"
+    return refusal + " (--max-residual inf takes any)"

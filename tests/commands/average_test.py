@@ -35,6 +35,10 @@ def test_every_command_explains_itself(command, capsys):
         ),
         (["synthesize", ".", "-o", "out", "--average", "3"], "--average: '3' is not a JSON object"),
         (
+            ["synthesize", ".", "-o", "out", "--average", '{"type": 7}'],
+            '--average: "type" is 7, but has to be the name of an average',
+        ),
+        (
             ["synthesize", ".", "-o", "out", "--average", '{"include": ["encoder"]}'],
             "\"include\" is ['encoder'], but what is averaged is what the snapshots hold",
         ),

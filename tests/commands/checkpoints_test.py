@@ -47,6 +47,34 @@ def test_files_of_any_name_are_averaged(recorded, capsys, tmp_path):
     )
 
 
+def test_files_of_something_else_are_refused(recorded, capsys, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(str(recorded.directory), str(directory))
+
+    def error(*files: Path) -> str:
+        arguments = [directory, "-o", tmp_path / "mean.tar.gz", "--files", *files]
+        message = allennlp(capsys, "average", "checkpoints", *arguments).error
+        assert not (tmp_path / "mean.tar.gz").exists()
+        return message
+
+    training_state = directory / "training_state_e40_b0.th"
+    name = "tag_projection_layer._module.bias"
+    state = torch.load(str(checkpoint(recorded, 40)))
+    other = tmp_path / "other.th"
+    torch.save({**state, name: torch.zeros(2)}, str(other))
+    more = tmp_path / "more.th"
+    torch.save({**state, "more": torch.zeros(2)}, str(more))
+    for reference in ("best.th", "model_state_e40_b0.th"):
+        assert f'--files: {training_state} has nothing for "' in error(training_state)
+        assert (
+            f'--files: {other} has a tensor [2] for "{name}", but {directory / reference} has a '
+            "tensor [9]: it is not a checkpoint of this model"
+        ) in error(other, other)
+        assert f'{more} has a tensor [2] for "more", but ' in error(more)
+        if reference == "best.th":
+            (directory / reference).unlink()
+
+
 def test_the_archive_is_evaluated_by_allennlp(recorded, capsys, tmp_path):
     output = tmp_path / "mean.tar.gz"
     allennlp(capsys, "average", "checkpoints", recorded.directory, "-o", output, "--last", "1")

@@ -1,5 +1,6 @@
 import json
 import shutil
+import tarfile
 from typing import Any, List
 
 import pytest
@@ -168,5 +169,12 @@ def test_missing_truncated_and_foreign_files_are_named(recorded, capsys, tmp_pat
         assert "model.tar.gz is truncated or not an archive" in error(tmp_path / "model.tar.gz")
     shutil.make_archive(str(tmp_path / "other"), "gztar", str(recorded.directory / "vocabulary"))
     assert "other.tar.gz is not the archive of a model" in error(tmp_path / "other.tar.gz")
+    (tmp_path / "listed").mkdir()
+    (tmp_path / "listed" / "config.json").write_text("[]")
+    (tmp_path / "listed" / "weights.th").write_bytes(b"")
+    with tarfile.open(str(tmp_path / "listed.tar.gz"), "w:gz") as archive:
+        for name in ("config.json", "weights.th"):
+            archive.add(str(tmp_path / "listed" / name), arcname=name)
+    assert "listed.tar.gz is not the archive of a model" in error(tmp_path / "listed.tar.gz")
     (tmp_path / "training_state_e1_b0.th").write_bytes(b"no state")
     assert "training_state_e1_b0.th is truncated" in error(tmp_path / "training_state_e1_b0.th")

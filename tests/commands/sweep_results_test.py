@@ -2,6 +2,7 @@ import csv
 from typing import Any, List
 
 import pytest
+from allennlp.common.checks import ConfigurationError
 
 from allennlp_ema.commands.sweep_results import RAW, SYNTHESIZED, TRACKED, Measurement, SweepResults
 
@@ -44,6 +45,13 @@ def test_the_best_is_the_best_synthesized_average_that_is_what_it_says(metric, r
         for (value, accuracy), residual in zip(((0.1, 0.7), (0.2, 0.8), (0.3, 0.6)), residuals)
     ]
     assert results([RAW_WEIGHTS, TAKEN, *measurements], metric).best.value == best
+
+
+def test_what_is_not_a_number_is_never_the_best():
+    nan = float("nan")
+    assert results([measured(0.1, nan), measured(0.2, 0.7), measured(0.3, nan)]).best.value == 0.2
+    with pytest.raises(ConfigurationError, match='"accuracy" is NaN for every average with a resi'):
+        _ = results([measured(0.1, nan), measured(0.2, 0.7, residual=0.1)]).best
 
 
 def test_the_table_says_all_of_it(capsys):

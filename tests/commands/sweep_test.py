@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from allennlp_ema.decay_schedules import sigma_rel_to_gamma
+from allennlp_ema.trained_model import TrainedModel
 from tests.commands.command_line import allennlp, archived_weights, evaluated
 from tests.commands.synthesize_test import synthesize
 from tests.recorded_training import RecordedTraining
-from tests.training_runs import DATA
+from tests.training_runs import DATA, metrics, tagger_config, train_here
 
 NAMES = ["sweep.csv", "sweep.png", "sweep_best.tar.gz"]
 
@@ -100,6 +101,26 @@ def test_raw_and_tracked_weights_are_those_of_the_training(recorded, capsys, tmp
     )
     assert evaluated(tmp_path / "raw.tar.gz")["loss"] == float(raw["loss"])
     assert len({row["loss"] for row in (raw, long, short)}) == 3
+
+
+@pytest.mark.parametrize("checkpointer", ["default", "swapping"])
+def test_what_is_left_out_of_averages_is_of_the_same_update(checkpointer, capsys, tmp_path):
+    average = {"type": "power_function", "sigma_rel": 0.1, "exclude": ["tag_projection_layer"]}
+    config = tagger_config(
+        moving_average=average,
+        callbacks=["moving_average_snapshots"],
+        checkpointer={"type": checkpointer},
+        # So that the first epoch is the best.
+        validation_metric="+loss",
+    )
+    directory = tmp_path / "run"
+    train_here(config, directory)
+    assert metrics(directory)["best_epoch"] == 0
+    trained = RecordedTraining(directory, [], torch.empty(0))
+    sweep(capsys, trained, tmp_path, "--points", "1", "--from", "0.1")
+    _, tracked, same = values(tmp_path)
+    measured_in_training = metrics(directory)["validation_loss"]
+    assert float(tracked["loss"]) == float(same["loss"]) == pytest.approx(measured_in_training)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +216,11 @@ def test_nothing_is_overwritten_without_force(recorded, capsys, tmp_path):
             "smallest is 0.1",
         ),
         (["--num-updates", "400"], "the latest snapshot is of update 320"),
+        (
+            ["--cuda-device", "99"],
+            "--cuda-device is 99, but has to be -1 (the CPU) or the number of a GPU, counted from "
+            "0, of which there are ",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -203,7 +229,53 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 ):
     finished = sweep(capsys, recorded, tmp_path / "out", *arguments)
     assert message in finished.error
-    assert not (tmp_path / "out").exists()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(recorded, capsys, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("precious")
+    finished = sweep(capsys, recorded, tmp_path / "file")
+    assert f"{tmp_path / 'file'} is a file, but has to be a directory" in finished.error
+
+    def fail(path: Path, *args: Any, **kwargs: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    finished = sweep(capsys, recorded, tmp_path / "new")
+    assert "no space left" in finished.error and "1 of 12" not in finished.output
+
+
+def test_a_metric_of_several_numbers_is_refused_at_the_first(
+    recorded, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(TrainedModel, "evaluate", lambda self, data: {"accuracy": [0.5, 0.6]})
+    finished = sweep(capsys, recorded, tmp_path, "--metric", "+accuracy")
+    assert finished.error.endswith(
+        "--metric is '+accuracy', which is [0.5, 0.6], but has to be a single number"
+    )
+    assert "1 of 12" not in finished.output
+
+
+def test_validation_data_are_read_as_training_data_if_nothing_else_is_said(
+    copied, capsys, tmp_path
+):
+    config = json.loads((copied.directory / "config.json").read_text())
+    config["validation_data_loader"] = None
+    (copied.directory / "config.json").write_text(json.dumps(config))
+    assert sweep(capsys, copied, tmp_path / "out", "--points", "1", "--from", "0.1").status == 0
+
+
+def test_best_weights_that_cannot_be_loaded_are_named(copied, capsys, tmp_path):
+    path = copied.directory / "best.th"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:500])
+    finished = sweep(capsys, copied, tmp_path / "out")
+    assert f"error: {path} is truncated or not a file of PyTorch: " in finished.error
+    path.unlink()
+    assert f"{path}: there is no such file" in sweep(capsys, copied, tmp_path / "out").error
+    torch.save({"other": torch.zeros(3)}, str(path))
+    finished = sweep(capsys, copied, tmp_path / "out")
+    assert f"error: the model does not load {path}: Error loading state dict" in finished.error
 
 
 def test_missing_data_are_named(recorded, capsys, tmp_path):

@@ -91,39 +91,55 @@ def test_what_cannot_be_reached_is_refused_with_what_can(recorded, capsys, tmp_p
     match = re.search(
         r"comes out with a residual of (0\.\d+), above --max-residual 0\.05; what can be reached "
         r"is (\{.*\}), of an effective window of (\d+) updates in the place of 9, with a residual "
-        r"of (0\.0\d+) \(--force takes any residual\)$",
+        r"of (0\.0\d+) \(--max-residual inf takes any\)$",
         finished.error,
     )
     assert match, finished.error
     assert float(match[1]) == pytest.approx(0.23, abs=0.01)
     assert 0.03 < float(match[4]) <= 0.05
-    # What is said to be reached is, without force.
+    # What is said to be reached is.
     assert synthesize(capsys, recorded, output, json.loads(match[2])).status == 0
     assert f"{float(match[4]):.3f}" in match[0]
 
+    reached = output.read_bytes()
     finished = synthesize(capsys, recorded, output, specification, "--force")
-    assert finished.status == 0
-    finished = synthesize(
-        capsys, recorded, tmp_path / "other.tar.gz", specification, "--max-residual", "0.3"
-    )
-    assert finished.status == 0
+    assert finished.status == 1 and output.read_bytes() == reached
+    for number, max_residual in enumerate(("0.3", "inf")):
+        finished = synthesize(
+            capsys,
+            recorded,
+            tmp_path / f"other_{number}.tar.gz",
+            specification,
+            "--max-residual",
+            max_residual,
+        )
+        assert finished.status == 0
 
 
-def test_what_is_not_averaged_is_that_of_the_archive_of_the_training(recorded, capsys, tmp_path):
+@pytest.mark.parametrize(
+    "num_updates, file", [("320", "model_state_e40_b0.th"), ("160", "best.th")]
+)
+def test_what_is_not_averaged_is_of_the_same_update_or_else_of_the_best_epoch(
+    num_updates, file, recorded, capsys, caplog, tmp_path
+):
     directory = tmp_path / "run"
     shutil.copytree(str(recorded.directory), str(directory))
-    best = torch.load(str(directory / "best.th"))
-    best["buffer"] = torch.tensor([7.0])
-    torch.save(best, str(directory / "best.th"))
+    state = torch.load(str(directory / file))
+    state["buffer"] = torch.tensor([7.0])
+    torch.save(state, str(directory / file))
     output = tmp_path / "average.tar.gz"
     specification = {"type": "power_function", "sigma_rel": 0.07}
-    finished = synthesize(capsys, recorded._replace(directory=directory), output, specification)
+    copied = recorded._replace(directory=directory)
+    finished = synthesize(capsys, copied, output, specification, "--num-updates", num_updates)
     assert finished.status == 0
+    assert ("1 of the model's 12 parameters and buffers are not averaged" in caplog.text) == (
+        file == "best.th"
+    )
     with tarfile.open(str(output)) as archive:
         names = archive.getnames()
         archive.extract("weights.th", str(tmp_path))
     weights = torch.load(str(tmp_path / "weights.th"))
-    assert list(weights) == list(best) and weights["buffer"] == 7.0
+    assert list(weights) == list(state) and weights["buffer"] == 7.0
     assert {"config.json", "meta.json", "vocabulary/tokens.txt"} <= set(names)
 
 
@@ -149,7 +165,9 @@ def test_missing_truncated_and_foreign_files_are_named(recorded, capsys, tmp_pat
     output, specification = tmp_path / "average.tar.gz", {"type": "power_function", "gamma": 8.0}
 
     def error() -> str:
-        message = synthesize(capsys, copied, output, specification).error
+        # Of this update there is no checkpoint.
+        more = ["--num-updates", "300"]
+        message = synthesize(capsys, copied, output, specification, *more).error
         assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
         return message
 
