@@ -132,19 +132,22 @@ class FinishedTraining:
         weights : `Dict[str, Tensor]`
             The model's state for these averages to be put in: the raw one after this update if the
             newest checkpoint is of it, else that of `best_weights_file`, with a warning if there is
-            more in it than averages.
+            more in it than averages. Buffers that go with averages are only in the latter.
         """
-        try:
-            raw = self.raw_weights()
-            if raw.num_updates == num_updates:
-                return raw.weights
-            reason = (
-                "the newest checkpoint does not tell of which update it is"
-                if raw.num_updates is None
-                else f"the newest checkpoint is of update {raw.num_updates:,}"
-            )
-        except ConfigurationError as error:
-            reason = str(error)
+        if self.callback("moving_average_buffers"):
+            reason = "checkpoints have buffers that go with raw weights"
+        else:
+            try:
+                raw = self.raw_weights()
+                if raw.num_updates == num_updates:
+                    return raw.weights
+                reason = (
+                    "the newest checkpoint does not tell of which update it is"
+                    if raw.num_updates is None
+                    else f"the newest checkpoint is of update {raw.num_updates:,}"
+                )
+            except ConfigurationError as error:
+                reason = str(error)
         weights = self.best_weights()
         num_others = sum(name not in averaged for name in weights)
         if num_others:

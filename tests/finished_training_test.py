@@ -55,6 +55,14 @@ def test_around_averages_are_the_raw_weights_of_their_update(saved, caplog):
     assert not caplog.records
 
 
+def test_around_averages_are_the_buffers_that_go_with_averages(saved, caplog):
+    callbacks = {"trainer": {"callbacks": [{"type": "moving_average_buffers"}]}}
+    (saved.serialization_dir / "config.json").write_text(json.dumps(callbacks))
+    training = FinishedTraining(saved.serialization_dir)
+    assert training.weights_around(12, ["weight"])["buffer"] == 9.0
+    assert "buffers that go with raw weights" in caplog.text
+
+
 @pytest.mark.parametrize(
     "training_state, reason",
     [

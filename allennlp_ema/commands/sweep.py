@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 # A value of the key, the average with it, and how it is made.
 Candidate = Tuple[Any, Specification, Combination]
 
-# From where to where a power function goes: all that snapshots of 0.05 and 0.10 can make.
+# From where to where a power function goes: a little beyond what snapshots of 0.05 and 0.10 make.
 _SIGMA_REL = (0.02, 0.25)
 
 
