@@ -151,6 +151,13 @@ class ShadowWeights:
         the parameters' own values are set aside.
         """
         assert self._raw is None
+        for name, index in self._index.items():
+            if self.parameters[index].shape != self.shadows[index].shape:
+                # Before anything is changed: exchanged by half, raw weights would be lost.
+                raise RuntimeError(
+                    f'"{name}" has shape {tuple(self.parameters[index].shape)} by now, but its '
+                    f"average has {tuple(self.shadows[index].shape)}"
+                )
         self._flush()
         overlapping = _overlapping(self.parameters)
         with torch.no_grad():

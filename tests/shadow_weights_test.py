@@ -124,6 +124,15 @@ class TestExchange:
             assert same_bits(parameters_of(named_parameters), raw)
             assert same_bits(shadow_weights.values().values(), shadows)
 
+    def test_a_parameter_of_another_shape_is_named_and_nothing_changed(self):
+        parameters = [(name, Parameter(torch.zeros(3))) for name in ("first", "second")]
+        shadow_weights = ShadowWeights(parameters)
+        for (_, parameter), size in zip(parameters, (3, 4)):
+            parameter.data = torch.ones(size)
+        with pytest.raises(RuntimeError, match=r'"second" has shape \(4,\) by now'):
+            shadow_weights.assign()
+        assert not shadow_weights.is_assigned and all(p.all() for _, p in parameters)
+
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision_gets_the_average_rounded_once(self, dtype):
         parameter = Parameter(torch.zeros(1000, dtype=dtype))

@@ -147,5 +147,12 @@ def _floating_point_buffers(model: torch.nn.Module) -> Dict[str, Tuple[torch.nn.
         f"{prefix}.{key}" if prefix else key: (module, key)
         for prefix, module in model.named_modules()
         for key, buffer in module.named_buffers(recurse=False)
-        if buffer.is_floating_point() and key not in module._non_persistent_buffers_set
+        if buffer.is_floating_point()
+        and key not in module._non_persistent_buffers_set
+        and not _is_expanded(buffer)
     }
+
+
+def _is_expanded(buffer: Tensor) -> bool:
+    """Whether its values share memory, so that nobody can write to them and they stay the same."""
+    return any(size > 1 and stride == 0 for size, stride in zip(buffer.shape, buffer.stride()))

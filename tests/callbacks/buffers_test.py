@@ -200,12 +200,13 @@ class TestAverage:
     def test_constants_and_caches(self, tmp_path: Path) -> None:
         """A constant stays what it is; what no checkpoint holds is not averaged."""
         model = ReplacingModel()
+        model.register_buffer("expanded", torch.ones(1).expand(3))
         average = started(MovingAverageBuffersCallback(str(tmp_path), "average"), model)
         model.cache.fill_(3.0)
         average.apply()
         with average.average_values():
             assert torch.equal(model.constant, torch.tensor([0.1, 0.2]))
-            assert model.cache.tolist() == [3.0]
+            assert model.cache.tolist() == [3.0] and model.expanded.all()
 
     def test_buffer_that_is_replaced_is_followed(self, tmp_path: Path) -> None:
         model = ReplacingModel()
