@@ -146,7 +146,8 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         # Returns
 
         moving_average : `MovingAverage`
-            The average, for a trainer that from now on applies it itself after each step.
+            The average, for a trainer that from now on applies it itself after each step; `step`
+            alone averages no more.
         """
         self._averages_at_step = False
         return self.moving_average
