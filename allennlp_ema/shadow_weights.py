@@ -254,7 +254,10 @@ class _Pass:
         rows: Dict[object, Tuple[Tensor, Dict[int, Tensor]]] = {}
         for number, (member, member_sources) in enumerate(zip(members, sources)):
             for source, shadow in zip(member_sources, member.shadows):
-                key = (_memory(source), shadow.device)
+                key: object = (_memory(source), shadow.device)
+                # Parameters that were tied after they had got a shadow each.
+                while key in rows and number in rows[key][1]:
+                    key = (key, number)
                 rows.setdefault(key, (source, {}))[1][number] = shadow
         groups: Dict[object, List[Tuple[Tensor, Dict[int, Tensor]]]] = {}
         for source, shadows in rows.values():

@@ -271,6 +271,19 @@ class TestLerp:
         shadow_weights.assign()
         assert torch.equal(parameter, torch.full((4,), 0.5))
 
+    def test_parameters_that_are_tied_later_keep_a_shadow_each(self):
+        one, other = Parameter(torch.zeros(2)), Parameter(torch.full((2,), 8.0))
+        shadow_weights = ShadowWeights([("one", one), ("other", other)])
+        other.data = one.data
+        with torch.no_grad():
+            one.fill_(4.0)
+        update([shadow_weights], [0.5])
+        assert shadow_weights.values()["one"].tolist() == [2.0, 2.0]
+        assert shadow_weights.values()["other"].tolist() == [6.0, 6.0]
+        shadow_weights.assign()
+        shadow_weights.restore()
+        assert one.tolist() == [4.0, 4.0]
+
     def test_needs_no_gradient_and_gives_none(self):
         parameter = Parameter(torch.zeros(4))
         shadow_weights = ShadowWeights([("p", parameter)])
