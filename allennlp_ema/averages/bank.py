@@ -14,7 +14,8 @@ class BankMovingAverage(MovingAverage):
     """
     Several averages of the same parameters, which read them once an update. One of them, `active`,
     is what `assign_average_value` assigns; each is a `MovingAverage` in `averages`, whose own
-    methods (`bank.averages["slow"].average_values()`) reach the others.
+    methods (`bank.averages["slow"].average_values()`) reach the others. The parameters hold one's
+    values at a time: to assign another meanwhile is a `RuntimeError`.
 
     Registered as a `MovingAverage` with name "bank".
 

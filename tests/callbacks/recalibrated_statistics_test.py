@@ -275,9 +275,10 @@ def test_each_average_of_a_bank_has_its_own(tmp_path: Path) -> None:
     with bank.average_values():
         late = model.plain.running_mean.clone()
         assert torch.equal(late, recalibrated_by_torch(model).plain.running_mean)
-        with bank.averages["early"].average_values():
-            early = model.plain.running_mean.clone()
-            assert torch.equal(early, recalibrated_by_torch(model).plain.running_mean)
+    with bank.averages["early"].average_values():
+        early = model.plain.running_mean.clone()
+        assert torch.equal(early, recalibrated_by_torch(model).plain.running_mean)
+    with bank.average_values():
         assert torch.equal(model.plain.running_mean, late)
     assert torch.equal(model.plain.running_mean, raw)
     assert len({tuple(values.tolist()) for values in (raw, late, early)}) == 3
