@@ -2,6 +2,7 @@
 A distributed training in which one worker fails.
 """
 
+from pathlib import Path
 from typing import Any, Dict
 
 from allennlp.training import GradientDescentTrainer
@@ -22,9 +23,15 @@ class FailingWorker(TrainerCallback):
     def on_batch(self, trainer: GradientDescentTrainer, *args: Any, **kwargs: Any) -> None:
         if trainer._rank == self.rank and trainer._total_batches_completed == 3:
             if not self.while_saving:
-                raise ValueError("failed after the third batch")
+                self._fail(ValueError("failed after the third batch"))
 
     def state_dict(self) -> Dict[str, Any]:
         if self.while_saving:
-            raise OSError("no space left")
+            self._fail(OSError("no space left"))
         return {}
+
+    def _fail(self, error: Exception) -> None:
+        # The log has the error of whichever worker ends first, which may be the other one, of the
+        # connection that this one has closed.
+        Path(self.serialization_dir, "failed").write_text(repr(error))
+        raise error
