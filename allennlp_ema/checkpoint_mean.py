@@ -3,7 +3,7 @@ The mean of the weights in several checkpoints.
 """
 
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import torch
 from allennlp.common.checks import ConfigurationError
@@ -40,18 +40,25 @@ def mean_of_checkpoints(paths: Sequence[Path]) -> Dict[str, Tensor]:
         state = load_dictionary(path)
         forms = {name: _form(value) for name, value in state.items()}
         first_forms = first_forms or forms
-        for name in [*first_forms, *forms]:
-            here, there = forms.get(name, "nothing"), first_forms.get(name, "nothing")
-            if here != there:
-                raise ConfigurationError(
-                    f'{path} has {here} for "{name}", but {paths[0]} has {there}: they are not '
-                    "checkpoints of one model"
-                )
+        difference = first_difference(path, forms, paths[0], first_forms)
+        if difference is not None:
+            raise ConfigurationError(f"{difference}: they are not checkpoints of one model")
         _add(state, sums)
     # In place, so that tied parameters stay tied. No sum is left to be changed by that.
     for name in list(sums):
         state[name].copy_(sums.pop(name) / len(paths))
     return state
+
+
+def first_difference(
+    path: Path, forms: Dict[str, str], other_path: Path, other_forms: Dict[str, str]
+) -> Optional[str]:
+    """Where two files hold things of different forms, by name, in words; `None` if nowhere."""
+    for name in [*other_forms, *forms]:
+        here, there = forms.get(name, "nothing"), other_forms.get(name, "nothing")
+        if here != there:
+            return f'{path} has {here} for "{name}", but {other_path} has {there}'
+    return None
 
 
 def _add(state: Dict[str, Any], sums: Dict[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
 from allennlp_ema.archives import check_can_be_written
-from allennlp_ema.checkpoint_mean import mean_of_checkpoints
+from allennlp_ema.checkpoint_mean import first_difference, mean_of_checkpoints
 from allennlp_ema.commands.recalibration import (
     add_recalibration_arguments,
     archive_recalibrated,
@@ -90,17 +90,17 @@ def _check_are_of_the_model(
     of_model = training.best_weights_file
     if not of_model.is_file():
         of_model = list(training.checkpoints().values())[-1]
-    expected = load_dictionary(of_model)
-    for name in [*expected, *weights]:
-        here, there = (_in_words(state.get(name)) for state in (weights, expected))
-        if here != there:
-            raise ConfigurationError(
-                f'--files: {paths[0]} has {here} for "{name}", but {of_model} has {there}: it is '
-                "not a checkpoint of this model"
-            )
+    forms, expected = map(_forms, (weights, load_dictionary(of_model)))
+    difference = first_difference(paths[0], forms, of_model, expected)
+    if difference is not None:
+        raise ConfigurationError(f"--files: {difference}: it is not a checkpoint of this model")
 
 
-def _in_words(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {list(value.shape)}"
-    return "nothing" if value is None else f"a {type(value).__name__}"
+def _forms(state: Dict[str, Any]) -> Dict[str, str]:
+    # Of any dtype, which the model converts when it is loaded.
+    return {
+        name: f"a tensor {list(value.shape)}"
+        if isinstance(value, Tensor)
+        else f"a {type(value).__name__}"
+        for name, value in state.items()
+    }
