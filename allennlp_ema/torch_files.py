@@ -43,7 +43,8 @@ def _in_words(error: Exception) -> str:
     reasons = [
         line.replace("Weights only load failed.", "").strip()
         for line in found.splitlines()
-        if "weights_only" not in line
+        # Of a code of the pickle that it does not know it says the number alone.
+        if "weights_only" not in line and re.search("[A-Za-z]", line)
     ]
     reason = next(filter(None, reasons), type(error).__name__)
     return f"is truncated or not a file of PyTorch: {reason}"

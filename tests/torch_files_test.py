@@ -72,6 +72,7 @@ ADVICE = "Re-running `torch.load` with `weights_only` set to `False` will likely
             f"error: \n\n\x1b[1mUnsupported operand 60\x1b[0m\n\n{ADVICE}",
             "Unsupported operand 60",
         ),
+        ("174812789", "UnpicklingError"),
         (f"Weights only load failed. numpy must be 2\n {ADVICE}\n", "numpy must be 2"),
         (ADVICE, "UnpicklingError"),
     ],
