@@ -76,7 +76,7 @@ ADVICE = "Re-running `torch.load` with `weights_only` set to `False` will likely
         (f"Weights only load failed. numpy must be 2\n {ADVICE}\n", "numpy must be 2"),
         (ADVICE, "UnpicklingError"),
     ],
-    ids=["unsupported", "import", "advice alone"],
+    ids=["unsupported", "code alone", "import", "advice alone"],
 )
 def test_what_torch_advises_is_left_out(message, reason, tmp_path, monkeypatch):
     def load(*args: Any, **kwargs: Any) -> None:
