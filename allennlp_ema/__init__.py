@@ -14,7 +14,6 @@ except ModuleNotFoundError as error:
         name="allennlp",
     ) from error
 
-from allennlp_ema.allennlp_repairs import repair_allennlp
 from allennlp_ema.averages import (
     BankMovingAverage,
     ExponentialMovingAverage,
@@ -23,15 +22,18 @@ from allennlp_ema.averages import (
     UniformMovingAverage,
     WindowMovingAverage,
 )
-from allennlp_ema.callbacks import (
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.commands import Average
+from allennlp_ema.training.callbacks import (
     MovingAverageBuffersCallback,
     MovingAverageMonitorCallback,
     MovingAverageSnapshotsCallback,
     RandomStateCallback,
 )
-from allennlp_ema.checkpointer import SwappingCheckpointer
-from allennlp_ema.commands import Average
-from allennlp_ema.decay_schedules import (
+from allennlp_ema.training.checkpointer import SwappingCheckpointer
+from allennlp_ema.training.optimizer import MovingAverageOptimizer
+from allennlp_ema.training.repairs import repair_allennlp
+from allennlp_ema.weighting.decay_schedules import (
     ConstantDecay,
     CosineDecay,
     DecaySchedule,
@@ -40,8 +42,6 @@ from allennlp_ema.decay_schedules import (
     PowerFunctionDecay,
     WarmupDecay,
 )
-from allennlp_ema.moving_average import MovingAverage
-from allennlp_ema.optimizer import MovingAverageOptimizer
 
 repair_allennlp()
 

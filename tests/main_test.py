@@ -3,7 +3,7 @@ import os
 import pytest
 
 from allennlp_ema import __main__ as plugin
-from tests.training_runs import run_python
+from tests.support.training_runs import run_python
 
 
 @pytest.fixture

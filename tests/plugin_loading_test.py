@@ -10,7 +10,7 @@ import pytest
 import torch
 from allennlp.models.archival import load_archive
 
-from tests.training_runs import (
+from tests.support.training_runs import (
     FinishedProcess,
     latest_checkpoint,
     run_python,
@@ -87,7 +87,7 @@ def test_this_package_is_loaded_and_says_so(way: str, runs: Dict[str, Run]) -> N
     parameters = list(load_archive(str(directory / "model.tar.gz")).model.parameters())
     num_values = sum(parameter.numel() for parameter in parameters)
     line = (
-        "INFO - allennlp_ema.moving_average - "
+        "INFO - allennlp_ema.averages.moving_average - "
         "allennlp_ema.averages.exponential.ExponentialMovingAverage (allennlp_ema) averages "
         f"{len(parameters)} parameters with {num_values:,} values, {num_values * 4 / 1024:.1f} KiB "
         "of float32: decay 0.9 in force from update 80 on, below it the warm-up (1 + n) / (10 + n) "

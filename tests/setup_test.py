@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 import allennlp_ema
-from tests.training_runs import REPOSITORY
+from tests.support.training_runs import REPOSITORY
 
 
 @pytest.fixture(scope="module")

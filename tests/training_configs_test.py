@@ -14,7 +14,7 @@ from allennlp_ema import (
     UniformMovingAverage,
     WindowMovingAverage,
 )
-from tests.training_runs import DATA, REPOSITORY
+from tests.support.training_runs import DATA, REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "training_configs").glob("*.jsonnet"))
 

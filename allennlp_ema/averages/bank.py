@@ -4,9 +4,14 @@ from allennlp.common import Lazy
 from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
-from allennlp_ema.configuration_checks import check_choice
-from allennlp_ema.moving_average import STATE_VERSION, MovingAverage, NamedParameter, logger
-from allennlp_ema.shadow_weights import ShadowWeights
+from allennlp_ema.averages.moving_average import (
+    STATE_VERSION,
+    MovingAverage,
+    NamedParameter,
+    logger,
+)
+from allennlp_ema.common.checks import check_choice
+from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
 
 
 @MovingAverage.register("bank")

@@ -2,9 +2,9 @@ from typing import Any, Dict, Iterable, Optional, Union
 
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
-from allennlp_ema.configuration_checks import check_choice, check_number
-from allennlp_ema.decay_schedules import ConstantDecay, DecaySchedule, WarmupDecay
-from allennlp_ema.moving_average import MovingAverage, NamedParameter
+from allennlp_ema.averages.moving_average import MovingAverage, NamedParameter
+from allennlp_ema.common.checks import check_choice, check_number
+from allennlp_ema.weighting.decay_schedules import ConstantDecay, DecaySchedule, WarmupDecay
 
 
 # In the place of AllenNLP's own, whose arguments it takes.

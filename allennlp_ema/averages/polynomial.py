@@ -1,7 +1,7 @@
 from typing import Any, Iterable, Optional
 
-from allennlp_ema.configuration_checks import check_number
-from allennlp_ema.moving_average import MovingAverage, NamedParameter
+from allennlp_ema.averages.moving_average import MovingAverage, NamedParameter
+from allennlp_ema.common.checks import check_number
 
 
 @MovingAverage.register("polynomial")

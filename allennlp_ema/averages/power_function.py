@@ -1,7 +1,7 @@
 from typing import Any, Iterable, Optional
 
-from allennlp_ema.decay_schedules import PowerFunctionDecay
-from allennlp_ema.moving_average import MovingAverage, NamedParameter
+from allennlp_ema.averages.moving_average import MovingAverage, NamedParameter
+from allennlp_ema.weighting.decay_schedules import PowerFunctionDecay
 
 
 @MovingAverage.register("power_function")

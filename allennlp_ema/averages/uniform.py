@@ -1,6 +1,6 @@
 from typing import Optional
 
-from allennlp_ema.moving_average import MovingAverage
+from allennlp_ema.averages.moving_average import MovingAverage
 
 
 # The name that a state carries is registered first, so it stands last.

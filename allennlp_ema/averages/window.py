@@ -2,9 +2,9 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from allennlp.common.checks import ConfigurationError
 
-from allennlp_ema.configuration_checks import check_integer
-from allennlp_ema.moving_average import MovingAverage, NamedParameter, in_bytes
-from allennlp_ema.shadow_weights import ShadowWeights
+from allennlp_ema.averages.moving_average import MovingAverage, NamedParameter, in_bytes
+from allennlp_ema.common.checks import check_integer
+from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
 
 
 # The name that a state carries is registered first, so it stands last.

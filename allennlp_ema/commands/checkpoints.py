@@ -9,14 +9,14 @@ from typing import Any, Dict, List
 from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
-from allennlp_ema.archives import check_can_be_written
-from allennlp_ema.checkpoint_mean import first_difference, mean_of_checkpoints
+from allennlp_ema.after_training.archives import check_can_be_written
+from allennlp_ema.after_training.checkpoint_mean import first_difference, mean_of_checkpoints
+from allennlp_ema.after_training.finished_training import FinishedTraining
 from allennlp_ema.commands.recalibration import (
     add_recalibration_arguments,
     archive_recalibrated,
 )
-from allennlp_ema.finished_training import FinishedTraining
-from allennlp_ema.torch_files import load_dictionary
+from allennlp_ema.common.torch_files import load_dictionary
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:

@@ -14,15 +14,14 @@ from allennlp.common.checks import ConfigurationError
 from allennlp.models.archival import CONFIG_NAME
 from torch import Tensor
 
-from allennlp_ema.archives import PROVENANCE_NAME, WEIGHTS_NAME
-from allennlp_ema.average_specifications import Specification, build_average
-from allennlp_ema.commands.tables import print_table
-from allennlp_ema.finished_training import FinishedTraining
-from allennlp_ema.moving_average import MovingAverage, in_bytes
-from allennlp_ema.progress import progress
-from allennlp_ema.snapshot_files import read_snapshot
-from allennlp_ema.torch_files import load_dictionary
-from allennlp_ema.weighting import AveragingCounts
+from allennlp_ema.after_training.archives import PROVENANCE_NAME, WEIGHTS_NAME
+from allennlp_ema.after_training.finished_training import FinishedTraining
+from allennlp_ema.averages.moving_average import MovingAverage, in_bytes
+from allennlp_ema.averages.snapshot_files import read_snapshot
+from allennlp_ema.averages.specifications import Specification, build_average
+from allennlp_ema.common.terminal import print_table, progress
+from allennlp_ema.common.torch_files import load_dictionary
+from allennlp_ema.weighting.weighting import AveragingCounts
 
 
 class Found(NamedTuple):

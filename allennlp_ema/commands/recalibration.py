@@ -9,9 +9,9 @@ from typing import Any, Dict
 
 from torch import Tensor
 
-from allennlp_ema.archives import write_archive
-from allennlp_ema.finished_training import FinishedTraining
-from allennlp_ema.trained_model import TrainedModel
+from allennlp_ema.after_training.archives import write_archive
+from allennlp_ema.after_training.finished_training import FinishedTraining
+from allennlp_ema.after_training.trained_model import TrainedModel
 
 logger = logging.getLogger(__name__)
 

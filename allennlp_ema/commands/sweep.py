@@ -13,8 +13,11 @@ import numpy
 from allennlp.common.checks import ConfigurationError
 from allennlp.data import DataLoader
 
-from allennlp_ema.archives import check_can_be_written, write_archive
-from allennlp_ema.average_specifications import (
+from allennlp_ema.after_training.archives import check_can_be_written, write_archive
+from allennlp_ema.after_training.finished_training import FinishedTraining
+from allennlp_ema.after_training.snapshot_synthesis import SnapshotSynthesis
+from allennlp_ema.after_training.trained_model import TrainedModel
+from allennlp_ema.averages.specifications import (
     LENGTH_KEYS,
     Specification,
     build_average,
@@ -26,11 +29,8 @@ from allennlp_ema.commands.recalibration import (
     warn_of_statistics,
 )
 from allennlp_ema.commands.sweep_results import RAW, SYNTHESIZED, TRACKED, Measurement, SweepResults
-from allennlp_ema.finished_training import FinishedTraining
-from allennlp_ema.progress import progress
-from allennlp_ema.snapshot_synthesis import SnapshotSynthesis
-from allennlp_ema.synthesis import Combination
-from allennlp_ema.trained_model import TrainedModel
+from allennlp_ema.common.terminal import progress
+from allennlp_ema.weighting.profiles import Combination
 
 logger = logging.getLogger(__name__)
 

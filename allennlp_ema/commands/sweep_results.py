@@ -12,7 +12,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from allennlp.common.checks import ConfigurationError
 
-from allennlp_ema.commands.tables import print_table
+from allennlp_ema.common.terminal import print_table
 
 SYNTHESIZED, TRACKED, RAW = "synthesized", "in training", "raw"
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from allennlp.common.checks import ConfigurationError
 
-from allennlp_ema.archives import check_can_be_written
-from allennlp_ema.average_specifications import Specification, build_average, nearest_within
+from allennlp_ema.after_training.archives import check_can_be_written
+from allennlp_ema.after_training.finished_training import FinishedTraining
+from allennlp_ema.after_training.snapshot_synthesis import SnapshotSynthesis
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.averages.specifications import Specification, build_average, nearest_within
 from allennlp_ema.commands.recalibration import (
     add_recalibration_arguments,
     archive_recalibrated,
 )
-from allennlp_ema.commands.tables import print_table
-from allennlp_ema.finished_training import FinishedTraining
-from allennlp_ema.moving_average import MovingAverage
-from allennlp_ema.snapshot_synthesis import SnapshotSynthesis
-from allennlp_ema.synthesis import Combination
+from allennlp_ema.common.terminal import print_table
+from allennlp_ema.weighting.profiles import Combination
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:

@@ -9,10 +9,10 @@ from allennlp_ema import (
     BankMovingAverage,
     PolynomialMovingAverage,
     UniformMovingAverage,
-    moving_average,
 )
-from tests.every_average import built
-from tests.trajectories import averages_along, move, named_parameter, random_walk
+from allennlp_ema.averages import moving_average
+from tests.support.every_average import built
+from tests.support.trajectories import averages_along, move, named_parameter, random_walk
 
 FAST = {"type": "exponential", "decay": {"type": "half_life", "half_life": 2}}
 SLOW = {"type": "polynomial", "eta": 4.0}

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import Linear
 
 from allennlp_ema import DecaySchedule, ExponentialMovingAverage
-from tests.every_average import built
-from tests.trajectories import (
+from tests.support.every_average import built
+from tests.support.trajectories import (
     averages_along,
     move,
     named_parameter,

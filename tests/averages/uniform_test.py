@@ -4,8 +4,8 @@ from torch.nn import Linear
 from torch.optim.swa_utils import AveragedModel
 
 from allennlp_ema import UniformMovingAverage
-from tests.every_average import built
-from tests.trajectories import averages_along, named_parameter, profile, random_walk
+from tests.support.every_average import built
+from tests.support.trajectories import averages_along, named_parameter, profile, random_walk
 
 
 def uniform(**settings):

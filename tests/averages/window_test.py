@@ -5,8 +5,8 @@ import torch
 from allennlp.common.checks import ConfigurationError
 
 from allennlp_ema import WindowMovingAverage
-from tests.every_average import built
-from tests.trajectories import averages_along, move, named_parameter, profile, random_walk
+from tests.support.every_average import built
+from tests.support.trajectories import averages_along, move, named_parameter, profile, random_walk
 
 
 def window(**settings):

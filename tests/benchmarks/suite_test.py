@@ -18,7 +18,7 @@ from benchmarks.report import targets, write_report
 from benchmarks.run import sections
 from benchmarks.timing import FLOOR, Timing
 from benchmarks.training import training_speed
-from tests.training_runs import tagger_config
+from tests.support.training_runs import tagger_config
 
 TINY = {name: [(3, 2), (5,)] for name in MODELS}
 INSTALLED = [name for name in NAMES if name not in missing(model(of_64_tensors(64)))]

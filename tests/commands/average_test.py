@@ -1,7 +1,7 @@
 import pytest
 
-from tests.commands.command_line import allennlp
-from tests.training_runs import run_python
+from tests.support.command_line import allennlp
+from tests.support.training_runs import run_python
 
 
 def test_allennlp_itself_lists_the_command_and_that_its_own(capsys):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands.command_line import allennlp, archived_weights, evaluated
-from tests.recorded_training import RecordedTraining
+from tests.support.command_line import allennlp, archived_weights, evaluated
+from tests.support.recorded_training import RecordedTraining
 
 
 def checkpoint(recorded: RecordedTraining, epoch: int) -> Path:

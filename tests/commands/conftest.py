@@ -3,7 +3,7 @@ from typing import Iterator
 import pytest
 import torch
 
-from tests.recorded_training import RecordedTraining, train_recorded
+from tests.support.recorded_training import RecordedTraining, train_recorded
 
 
 @pytest.fixture(scope="session")

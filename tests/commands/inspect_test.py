@@ -8,9 +8,9 @@ import torch
 from allennlp.training.moving_average import ExponentialMovingAverage as AllenNLPAverage
 from torch.nn import Parameter
 
-from tests.commands.command_line import allennlp
 from tests.commands.synthesize_test import synthesize
-from tests.training_runs import tagger_config, train_here
+from tests.support.command_line import allennlp
+from tests.support.training_runs import tagger_config, train_here
 
 
 def rows(capsys, path: Any) -> List[List[str]]:

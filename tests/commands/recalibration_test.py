@@ -8,10 +8,10 @@ from allennlp.data import DataLoader
 from allennlp.models.archival import load_archive
 from torch import Tensor
 
-from allennlp_ema.callbacks.recalibrated_statistics import norms_with_statistics
-from tests.commands.command_line import allennlp, archived_weights, evaluated
+from allennlp_ema.training.callbacks.recalibrated_statistics import norms_with_statistics
 from tests.commands.sweep_test import values
-from tests.training_runs import DATA, tagger_config, train_here
+from tests.support.command_line import allennlp, archived_weights, evaluated
+from tests.support.training_runs import DATA, tagger_config, train_here
 
 SHORT = {"type": "power_function", "sigma_rel": 0.05}
 

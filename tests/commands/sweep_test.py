@@ -8,12 +8,12 @@ from typing import Any, Dict, List
 import pytest
 import torch
 
-from allennlp_ema.decay_schedules import sigma_rel_to_gamma
-from allennlp_ema.trained_model import TrainedModel
-from tests.commands.command_line import allennlp, archived_weights, evaluated
+from allennlp_ema.after_training.trained_model import TrainedModel
+from allennlp_ema.weighting.decay_schedules import sigma_rel_to_gamma
 from tests.commands.synthesize_test import synthesize
-from tests.recorded_training import RecordedTraining
-from tests.training_runs import DATA, metrics, tagger_config, train_here
+from tests.support.command_line import allennlp, archived_weights, evaluated
+from tests.support.recorded_training import RecordedTraining
+from tests.support.training_runs import DATA, metrics, tagger_config, train_here
 
 NAMES = ["sweep.csv", "sweep.png", "sweep_best.tar.gz"]
 

@@ -9,10 +9,10 @@ import torch
 from allennlp.models.archival import load_archive
 from allennlp.predictors import Predictor
 
-from tests.commands.command_line import allennlp, archived_weights, evaluated
-from tests.recorded_training import NUM_UPDATES, RecordedTraining
-from tests.snapshot_synthesis_test import true_average
-from tests.training_runs import DATA
+from tests.after_training.snapshot_synthesis_test import true_average
+from tests.support.command_line import allennlp, archived_weights, evaluated
+from tests.support.recorded_training import NUM_UPDATES, RecordedTraining
+from tests.support.training_runs import DATA
 
 
 def synthesize(capsys, recorded: RecordedTraining, output: Path, specification, *more):

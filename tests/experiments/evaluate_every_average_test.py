@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict
 
-from tests.training_runs import best_weights, differences, tagger_config, train_here
+from tests.support.training_runs import best_weights, differences, tagger_config, train_here
 
 EVALUATE = {"type": "experiments.evaluate_every_average.EvaluateEveryAverage"}
 BANK = {

@@ -12,7 +12,7 @@ from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAver
 from experiments import run
 from experiments.evaluate_every_average import EvaluateEveryAverage
 from experiments.run import Condition, Experiments, Run, a_tenth_of, with_noisy_tags
-from tests.training_runs import DATA
+from tests.support.training_runs import DATA
 
 SENTENCES = (DATA / "train.tsv").read_text(encoding="utf-8").splitlines()
 

@@ -2,8 +2,8 @@ import numpy
 import pytest
 import torch
 
-from tests.every_average import built
-from tests.trajectories import averages_along, random_walk
+from tests.support.every_average import built
+from tests.support.trajectories import averages_along, random_walk
 
 optax = pytest.importorskip("optax")
 jax = pytest.importorskip("jax")

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from tests.every_average import built
-from tests.trajectories import averages_along, random_walk
+from tests.support.every_average import built
+from tests.support.trajectories import averages_along, random_walk
 
 timm_utils = pytest.importorskip("timm.utils")
 

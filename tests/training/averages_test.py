@@ -11,7 +11,7 @@ import numpy
 import pytest
 import torch
 
-from tests.training_runs import (
+from tests.support.training_runs import (
     KEEP_EVERY_UPDATE,
     best_weights,
     differences,
@@ -36,7 +36,10 @@ MOVING_AVERAGES: Dict[str, Dict[str, Any]] = {
     },
     "custom_average": {"type": "inverse_square_root"},
 }
-INCLUDED = {"bank": ["tests.custom_schedule"], "custom_average": ["tests.custom_average"]}
+INCLUDED = {
+    "bank": ["tests.support.custom_schedule"],
+    "custom_average": ["tests.support.custom_average"],
+}
 
 UPDATE = numpy.arange(1, 25)  # 4 epochs of 6 batches
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.averages_of_each_rank import NUM_UPDATES
-from tests.training_runs import assert_ended_alike, differences, tagger_config, train
+from tests.support.averages_of_each_rank import NUM_UPDATES
+from tests.support.training_runs import assert_ended_alike, differences, tagger_config, train
 
 BATCHES_OF_EACH_RANK = 12
 KILLED = (2, 5)
@@ -19,7 +19,7 @@ CONFIG = {
         moving_average={"type": "exponential", "decay": 0.9},
         optimizer={"type": "adam", "lr": 0.002},
         num_epochs=NUM_UPDATES // BATCHES_OF_EACH_RANK + 1,
-        callbacks=[{"type": "tests.averages_of_each_rank.AveragesOfEachRank"}],
+        callbacks=[{"type": "tests.support.averages_of_each_rank.AveragesOfEachRank"}],
     ),
     "data_loader": {"batch_size": 1},
     "distributed": {"cuda_devices": [-1, -1]},

@@ -5,7 +5,7 @@ No worker waits for ever for one that has failed.
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.training_runs import tagger_config, train
+from tests.support.training_runs import tagger_config, train
 
 CONFIG = {
     **tagger_config(
@@ -25,7 +25,7 @@ CONFIG = {
 
 def test_training_ends_when_one_of_two_workers_fails(tmp_path: Path) -> None:
     def error(name: str, **failure: object) -> str:
-        failing = {"type": "tests.failing_worker.FailingWorker", **failure}
+        failing = {"type": "tests.support.failing_worker.FailingWorker", **failure}
         callbacks = [*CONFIG["trainer"]["callbacks"], failing]
         config = {**CONFIG, "trainer": {**CONFIG["trainer"], "callbacks": callbacks}}
         # A run that hangs is ended after some minutes, and then not with this return code.

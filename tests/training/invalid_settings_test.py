@@ -9,7 +9,7 @@ from typing import Any, List
 import pytest
 from allennlp.common.checks import ConfigurationError
 
-from tests.training_runs import tagger_config, train, train_here
+from tests.support.training_runs import tagger_config, train, train_here
 
 # The value of "moving_average", and what the last line has to name: the key or the value that is
 # wrong, and what is allowed.

@@ -13,7 +13,7 @@ import pytest
 import torch
 from allennlp.models.archival import load_archive
 
-from tests.training_runs import (
+from tests.support.training_runs import (
     DATA,
     KEEP_EVERY_UPDATE,
     assert_ended_alike,

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from allennlp.training.trainer import TrainerCheckpoint
 
 from allennlp_ema import ExponentialMovingAverage, SwappingCheckpointer
-from tests.training_runs import differences
-from tests.trajectories import averages_along, random_walk
+from tests.support.training_runs import differences
+from tests.support.trajectories import averages_along, random_walk
 
 accelerator = pytest.importorskip("allennlp.nn.parallel.fairscale_fsdp_accelerator")
 

@@ -13,7 +13,7 @@ from allennlp.models.archival import load_archive
 from allennlp.training import GradientDescentTrainer
 from allennlp.training.callbacks import TrainerCallback
 
-from tests.training_runs import (
+from tests.support.training_runs import (
     DATA,
     best_weights,
     differences,

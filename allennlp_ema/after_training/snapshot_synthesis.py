@@ -1,0 +1,166 @@
+"""
+From the snapshots of a run to averages that the run did not keep.
+"""
+
+import contextlib
+import json
+import math
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
+
+import numpy
+import torch
+from allennlp.common.checks import ConfigurationError
+from safetensors import safe_open
+from torch import Tensor
+
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.averages.snapshot_files import Snapshot
+from allennlp_ema.averages.specifications import Specification, build_average
+from allennlp_ema.common.terminal import progress
+from allennlp_ema.weighting.profiles import AverageState, Combination, Synthesis, expected_counts
+
+
+class SnapshotSynthesis:
+    """
+    Combines snapshots into other averages of the same run.
+
+    # Parameters
+
+    snapshots : `Sequence[Snapshot]`
+        Of one run.
+    num_updates : `int`, optional (default = `None`)
+        The update after which the averages are wanted; later snapshots are of no use then. `None`
+        means that of the latest snapshot.
+
+    # Raises
+
+    `ConfigurationError` : naming the snapshot that is not of the same parameters as the others, or
+        whose weights are not those of its specification (its decay was changed in training, or it
+        did not see all updates).
+    """
+
+    def __init__(self, snapshots: Sequence[Snapshot], num_updates: Optional[int] = None) -> None:
+        latest = max(snapshot.num_updates for snapshot in snapshots)
+        self.num_updates = latest if num_updates is None else num_updates
+        if self.num_updates > latest:
+            raise ConfigurationError(
+                f"the latest snapshot is of update {latest:,}, so nothing is known of an average "
+                f"after {self.num_updates:,} updates"
+            )
+        self.snapshots = [s for s in snapshots if s.num_updates <= self.num_updates]
+        if not self.snapshots:
+            earliest = min(snapshot.num_updates for snapshot in snapshots)
+            raise ConfigurationError(
+                f"the earliest snapshot is of update {earliest:,}, so there is none from the first "
+                f"{self.num_updates:,} updates"
+            )
+        averages: Dict[str, MovingAverage] = {}
+        states = []
+        for snapshot in self.snapshots:
+            self._check_parameters(snapshot)
+            key = json.dumps(snapshot.specification, sort_keys=True)
+            if key not in averages:
+                averages[key] = build_average(snapshot.specification)
+            states.append(AverageState(averages[key], snapshot.num_updates))
+        for average in averages.values():
+            self._check_counts(
+                average, [s for s, state in zip(self.snapshots, states) if state.average is average]
+            )
+        self._synthesis = Synthesis(states)
+
+    def _check_parameters(self, snapshot: Snapshot) -> None:
+        first = self.snapshots[0]
+        if snapshot.shapes == first.shapes:
+            return
+        for one, other in ((first, snapshot), (snapshot, first)):
+            for name, shape in one.shapes.items():
+                if other.shapes.get(name) != shape:
+                    raise ConfigurationError(
+                        f'{one.path} has the average of "{name}" {list(shape)}, which '
+                        f"{other.path} has not: they cannot be combined"
+                    )
+
+    def _check_counts(self, average: MovingAverage, snapshots: Sequence[Snapshot]) -> None:
+        snapshots = sorted(snapshots, key=_num_updates)
+        numbers = [snapshot.num_updates for snapshot in snapshots]
+        all_expected = expected_counts(average, numbers)
+        for snapshot, expected in zip(snapshots, all_expected):
+            if snapshot.counts.num_averaged != expected.num_averaged or any(
+                not math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12)
+                for found, wanted in (
+                    (snapshot.counts.last_weight, expected.last_weight),
+                    (snapshot.counts.sum_of_squares, expected.sum_of_squares),
+                )
+            ):
+                raise ConfigurationError(
+                    f"{snapshot.path}: the weights in this average are not known, as they are not "
+                    f"those of {json.dumps(snapshot.specification)} after {snapshot.num_updates:,} "
+                    "updates: either it was changed in training, or it did not see all of it"
+                )
+
+    @property
+    def names(self) -> Dict[str, str]:
+        """Of the averaged parameters, each with the name that its averages have in snapshots."""
+        first = self.snapshots[0]
+        return {**{name: name for name in first.shapes}, **first.tied}
+
+    def solve(self, wanted: MovingAverage) -> Combination:
+        """The combination of the snapshots that comes closest to `wanted`."""
+        return self._synthesis.solve(AverageState(wanted, self.num_updates))
+
+    def provenance(self, specification: Specification, combination: Combination) -> Dict[str, Any]:
+        """How a synthesized average came about, in JSON values."""
+        return {
+            "kind": "synthesized",
+            "average": specification,
+            "num_updates": self.num_updates,
+            "effective_window": combination.effective_window,
+            "residual": combination.residual,
+            "noise_amplification": combination.noise_amplification,
+            "coefficients": {
+                snapshot.path.name: x
+                for snapshot, x in zip(self.snapshots, combination.coefficients.tolist())
+                if x
+            },
+        }
+
+    def combine(self, combination: Combination) -> Iterator[Tuple[str, Tensor]]:
+        """
+        # Returns
+
+        values : `Iterator[Tuple[str, Tensor]]`
+            For each averaged parameter its name and the combination of its averages, computed in
+            float64. One of them at a time is in memory.
+        """
+        with contextlib.ExitStack() as files:
+            used = [
+                (files.enter_context(safe_open(str(snapshot.path), framework="numpy")), x)
+                for snapshot, x in zip(self.snapshots, combination.coefficients.tolist())
+                if x
+            ]
+            for name, kept in progress(self.names.items(), desc="combining"):
+                value = numpy.zeros(self.snapshots[0].shapes[kept])
+                for file, x in used:
+                    value += x * file.get_tensor(kept)
+                yield name, torch.from_numpy(value)
+
+    def copy_into(self, weights: Dict[str, Tensor], combination: Combination) -> None:
+        """
+        Copies the combined averages into the state of a model, in place.
+
+        # Raises
+
+        `ConfigurationError` : if `weights` has no tensor of this name and shape.
+        """
+        with torch.no_grad():
+            for name, value in self.combine(combination):
+                if name not in weights or weights[name].shape != value.shape:
+                    raise ConfigurationError(
+                        f'{self.snapshots[0].path} has the average of "{name}" '
+                        f"{list(value.shape)}, which the model has not"
+                    )
+                weights[name].copy_(value)
+
+
+def _num_updates(snapshot: Snapshot) -> int:
+    return snapshot.num_updates

@@ -1,0 +1,129 @@
+"""
+A trained model, whose weights are exchanged and which AllenNLP evaluates.
+"""
+
+import contextlib
+from typing import Any, Dict, Iterator, Optional
+
+import torch
+from allennlp.common.checks import ConfigurationError
+from allennlp.common.util import prepare_environment
+from allennlp.data import DataLoader, DatasetReader
+from allennlp.evaluation import Evaluator
+from allennlp.models.archival import Archive, load_archive
+from allennlp.training import GradientDescentTrainer
+from torch import Tensor
+
+from allennlp_ema.after_training.finished_training import FinishedTraining
+from allennlp_ema.averages.specifications import build_average
+from allennlp_ema.training.callbacks.recalibrated_statistics import RecalibratedStatistics
+from allennlp_ema.training.callbacks.undisturbed_training import same_data
+
+
+class TrainedModel:
+    """
+    # Parameters
+
+    training : `FinishedTraining`
+    recalibration_data : `str`, optional (default = `None`)
+        Of what `recalibrated` computes the running statistics. `None` means not at all.
+    cuda_device : `int`, optional (default = `-1`)
+        -1 is the CPU.
+
+    # Raises
+
+    `ConfigurationError` : if there is no such GPU, or the weights of the training cannot be read or
+        are not of its model.
+    """
+
+    def __init__(
+        self,
+        training: FinishedTraining,
+        recalibration_data: Optional[str] = None,
+        cuda_device: int = -1,
+    ) -> None:
+        self._training = training
+        self._cuda_device = cuda_device
+        num_devices = torch.cuda.device_count()
+        if cuda_device >= num_devices:
+            raise ConfigurationError(
+                f"--cuda-device is {cuda_device}, but has to be -1 (the CPU) or the number of a "
+                f"GPU, counted from 0, of which there are {num_devices}"
+            )
+        self._archive = _loaded(training, cuda_device)
+        self._recalibration_loader = (
+            None
+            if recalibration_data is None
+            else self._data_loader("data_loader", self._archive.dataset_reader, recalibration_data)
+        )
+
+    @property
+    def weights(self) -> Dict[str, Tensor]:
+        """The model's state, to be changed in place."""
+        return self._archive.model.state_dict()
+
+    def put(self, weights: Dict[str, Tensor]) -> None:
+        """Copies `weights` into the model."""
+        self._archive.model.load_state_dict(weights)
+
+    @contextlib.contextmanager
+    def recalibrated(self) -> Iterator[None]:
+        """
+        A context in which the running statistics of batch norms are those of the present weights,
+        if there are data to compute them from: by as many batches, and in the same way, as the
+        callback `"moving_average_buffers"` does in training.
+        """
+        if self._recalibration_loader is None:
+            yield
+            return
+        self._seed()
+        model = self._archive.model
+        trainer = GradientDescentTrainer(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.0),
+            self._recalibration_loader,
+            cuda_device=self._cuda_device,
+            run_confidence_checks=False,
+        )
+        num_batches = self._training.callback("moving_average_buffers").get("num_batches", 100)
+        average = build_average({"type": "uniform"})
+        with RecalibratedStatistics(trainer, average, num_batches):
+            yield
+
+    def evaluate(self, data: DataLoader) -> Dict[str, Any]:
+        """The metrics of the model, as `allennlp evaluate` measures them."""
+        self._seed()
+        params = self._archive.config.duplicate().pop("evaluation", {})
+        params["cuda_device"] = self._cuda_device
+        return Evaluator.from_params(params)(self._archive.model, same_data(data))
+
+    def validation_data(self, path: str) -> DataLoader:
+        """Batches of the data at `path`, read as validation data are."""
+        config = self._archive.config
+        has_own = config.get("validation_data_loader") is not None
+        key = "validation_data_loader" if has_own else "data_loader"
+        return self._data_loader(key, self._archive.validation_dataset_reader, path)
+
+    def _seed(self) -> None:
+        # So that from the same data come the same batches, for all weights that are compared.
+        prepare_environment(self._archive.config.duplicate())
+
+    def _data_loader(self, key: str, reader: DatasetReader, path: str) -> DataLoader:
+        params = self._archive.config.duplicate().pop(key)
+        data_loader = DataLoader.from_params(params, reader=reader, data_path=path)
+        data_loader.index_with(self._archive.model.vocab)
+        return data_loader
+
+
+def _loaded(training: FinishedTraining, cuda_device: int) -> Archive:
+    path = training.best_weights_file
+    try:
+        return load_archive(
+            str(training.serialization_dir), cuda_device=cuda_device, weights_file=str(path)
+        )
+    except Exception as error:
+        # Says what is wrong with the file, if it is the file.
+        training.best_weights()
+        if isinstance(error, RuntimeError):
+            raise ConfigurationError(f"the model does not load {path}: {error}") from error
+        raise

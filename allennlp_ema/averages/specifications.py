@@ -1,0 +1,257 @@
+"""
+Averages for their weights alone: from what a configuration says, and along one of its keys.
+"""
+
+import contextlib
+import copy
+import logging
+import math
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+import numpy
+import torch
+from allennlp.common import Params
+from allennlp.common.checks import ConfigurationError
+
+from allennlp_ema.averages import BankMovingAverage
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.common.terminal import progress
+
+# What stands under "moving_average" in a configuration, {"type": ...}, in plain JSON values.
+Specification = Dict[str, Any]
+
+# The key that makes an average of each type longer or shorter.
+LENGTH_KEYS = {
+    "exponential": "decay",
+    "lawa": "window_size",
+    "polynomial": "eta",
+    "power_function": "sigma_rel",
+    "swa": "start_step",
+    "uniform": "start_step",
+    "window": "window_size",
+}
+
+# Of these 0 is the plain mean, which has a length too.
+_EXPONENTS = ("eta", "gamma")
+
+# Of what averages are kept, and where, is no matter of their weights.
+_KEYS_BESIDE_WEIGHTS = ("include", "exclude", "shadow_device", "shadow_dtype")
+
+# A search for a length goes by this factor, and so many times at the most.
+_SEARCH_FACTOR = 1.25
+_SEARCH_STEPS = 16
+
+
+def build_average(specification: Specification) -> MovingAverage:
+    """
+    # Returns
+
+    average : `MovingAverage`
+        As specified, but of one value, which stands for all parameters.
+
+    # Raises
+
+    `ConfigurationError` : if it cannot be built, is a bank, or is not one of allennlp_ema's.
+    """
+    weighting = {k: v for k, v in specification.items() if k not in _KEYS_BESIDE_WEIGHTS}
+    with _quietly():
+        average = MovingAverage.from_params(
+            Params(copy.deepcopy(weighting)), parameters=[("value", torch.zeros(1))]
+        )
+    if isinstance(average, BankMovingAverage):
+        raise ConfigurationError(
+            f"a bank is several averages ({', '.join(average.averages)}): name one of them"
+        )
+    if not isinstance(average, MovingAverage):
+        raise ConfigurationError(
+            f"{type(average).__name__} is not an allennlp_ema.MovingAverage, so nothing is known "
+            "of its weights"
+        )
+    return average
+
+
+def specification_of(average: MovingAverage) -> Specification:
+    """What `build_average` builds `average` from."""
+    return _plain(average.to_params())
+
+
+def with_value(specification: Specification, key: str, value: Any) -> Specification:
+    """
+    `specification` with `value` under `key`, in which a dot leads into a nested object. The
+    `half_life` of an exponential average is that of a decay schedule of this name.
+    """
+    changed = copy.deepcopy(specification)
+    if key == "half_life" and changed.get("type") == "exponential":
+        return {**changed, "decay": {"type": "half_life", "half_life": value}}
+    *path, last = key.split(".")
+    inner = changed
+    for part in path:
+        inner = inner.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigurationError(f'"{key}": "{part}" is {inner!r}, which has no keys')
+    inner[last] = value
+    return changed
+
+
+def spaced_values(key: str, start: float, end: float, points: int, num_updates: int) -> List[Any]:
+    """
+    # Parameters
+
+    key : `str`
+    start : `float`
+    end : `float`
+        The first and the last value.
+    points : `int`
+        How many values; of integers there may be fewer.
+    num_updates : `int`
+        The length of the training.
+
+    # Returns
+
+    values : `List[Any]`
+        Each by one factor apart from the one before: in `1 / (1 - decay)` for a decay, in the
+        number of updates from there to the end for `start_step`, in `eta + 1` and `gamma + 1`, in
+        the value itself for others.
+
+    # Raises
+
+    `ConfigurationError` : if no factor leads from `start` to `end`.
+    """
+    first, last = (_position(key, value, num_updates) for value in (start, end))
+    for value, position in ((start, first), (end, last)):
+        if not 0 < position < math.inf:
+            raise ConfigurationError(f'"{key}": an average with {value:g} has no length')
+    values = [
+        _value(key, position, num_updates)
+        for position in numpy.geomspace(first, last, points).tolist()
+    ]
+    values[1:-1] = [_rounded(key, value, digits=4) for value in values[1:-1]]
+    return list(dict.fromkeys(values))
+
+
+def nearest_within(
+    specification: Specification,
+    num_updates: int,
+    residual_of: Callable[[MovingAverage], float],
+    max_residual: float,
+) -> Optional[Specification]:
+    """
+    # Parameters
+
+    specification : `Specification`
+    num_updates : `int`
+        The length of the training.
+    residual_of : `Callable[[MovingAverage], float]`
+    max_residual : `float`
+
+    # Returns
+
+    nearest : `Optional[Specification]`
+        An average that differs from the specified one in length alone, no more than it must for
+        `residual_of` to be within `max_residual`; or just as long, but without the initial value.
+        `None` if there is none, or the key is not known that makes it longer or shorter.
+    """
+
+    def is_within(candidate: Specification) -> bool:
+        try:
+            return residual_of(build_average(candidate)) <= max_residual
+        except ConfigurationError:
+            return False
+
+    if specification.get("type") == "exponential" and not specification.get("zero_debias"):
+        debiased = {**specification, "zero_debias": True}
+        if is_within(debiased):
+            return debiased
+    key = _length_key_in(specification)
+    if key is None:
+        # Perhaps it is at its default.
+        key = LENGTH_KEYS.get(specification["type"], "")
+        default = getattr(build_average(specification), key, None)
+        if not isinstance(default, (int, float)):
+            return None
+        specification = with_value(specification, key, default)
+    position = _position(key, _value_in(specification, key), num_updates)
+
+    def candidate_at(power: float) -> Specification:
+        value = _value(key, position * _SEARCH_FACTOR**power, num_updates)
+        return with_value(specification, key, _rounded(key, value, digits=3))
+
+    steps = [sign * step for step in range(1, _SEARCH_STEPS + 1) for sign in (1, -1)]
+    for power in progress(steps, desc="looking for what can be reached"):
+        if is_within(candidate_at(power)):
+            beyond = power - math.copysign(1.0, power)
+            for _ in range(3):
+                middle = (power + beyond) / 2.0
+                if is_within(candidate_at(middle)):
+                    power = middle
+                else:
+                    beyond = middle
+            return candidate_at(power)
+    return None
+
+
+def _length_key_in(specification: Specification) -> Optional[str]:
+    for key in ("gamma", "decay.half_life", "decay.decay", LENGTH_KEYS.get(specification["type"])):
+        if key is not None and isinstance(_value_in(specification, key), (int, float)):
+            return key
+    return None
+
+
+def _value_in(specification: Specification, key: str) -> Any:
+    value: Any = specification
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _position(key: str, value: float, num_updates: int) -> float:
+    """Where an average is on a scale on which a factor makes it longer or shorter."""
+    if key.endswith("decay"):
+        return 1.0 / (1.0 - value) if value != 1.0 else math.inf
+    if key in _EXPONENTS:
+        return value + 1.0
+    return num_updates + 1 - value if key == "start_step" else value
+
+
+def _value(key: str, position: float, num_updates: int) -> Any:
+    if key.endswith("decay"):
+        return round(1.0 - 1.0 / position, 12)
+    if key in _EXPONENTS:
+        return round(position - 1.0, 12)
+    if key == "start_step":
+        return round(num_updates + 1 - position)
+    return round(position) if key in ("window_size", "update_every") else position
+
+
+def _rounded(key: str, value: Any, digits: int) -> Any:
+    """For people to type: so many digits of what counts."""
+    if isinstance(value, int):
+        return value
+    if key.endswith("decay"):
+        return round(1.0 - float(f"{1.0 - value:.{digits}g}"), 12)
+    return float(f"{value:.{digits}g}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Params):
+        return _plain(value.params)
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    # Both log each construction, which here is of no average that anybody trains with.
+    names = ("allennlp.common.params", MovingAverage.__module__)
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)

@@ -1,0 +1,36 @@
+"""
+What people see on the terminal: progress bars and tables.
+"""
+
+import sys
+from typing import Any, Iterable, Sequence
+
+from allennlp.common import Tqdm
+from rich.console import Console
+from rich.table import Table
+
+# Of what is not a terminal and so has no width: nothing is cut off in a file.
+_WIDTH_OF_FILES = 200
+
+
+def progress(*arguments: Any, **keywords: Any) -> Any:
+    """AllenNLP's progress bar, which does not show up before a second has passed."""
+    return Tqdm.tqdm(*arguments, **{"delay": 1.0, **keywords})
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """
+    # Parameters
+
+    headers : `Sequence[str]`
+    rows : `Iterable[Sequence[str]]`
+        As many cells each as there are headers.
+    title : `str`, optional (default = `""`)
+    """
+    table = Table(title=title or None)
+    for header in headers:
+        table.add_column(header)
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+    Console(width=width, markup=False, highlight=False).print(table)

@@ -1,0 +1,202 @@
+import copy
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from allennlp.nn.util import dist_reduce_sum
+from allennlp.training import GradientDescentTrainer
+from allennlp.training import util as training_util
+from allennlp.training.callbacks import TrainerCallback
+from allennlp.training.callbacks.log_writer import LogWriterCallback
+from torch.nn.parallel import DistributedDataParallel
+
+from allennlp_ema.common.from_params import ExplainedFromParams
+from allennlp_ema.training.callbacks.distance import distance_of
+from allennlp_ema.training.callbacks.monitor_picture import AVERAGED, RAW, Row, picture, table
+from allennlp_ema.training.callbacks.trainer_average import average_of
+from allennlp_ema.training.callbacks.undisturbed_training import same_data, undisturbed_training
+
+logger = logging.getLogger(__name__)
+
+_TRAINING = "training_moving_average_"
+
+# A stalled share above this is worth a warning.
+_MANY_STALLED = 0.1
+
+
+@TrainerCallback.register("moving_average_monitor")
+class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
+    """
+    Shows what averaging does: after each epoch the validation metrics of the raw weights beside
+    those of the averaged ones, which are the trainer's own, and how the average stands. Of a bank
+    it shows the active average.
+
+    The numbers go into `metrics.json` and the `metrics_epoch_*.json`, and so into the console, to
+    TensorBoard and to Weights & Biases, if their callbacks stand behind this one in the list:
+
+    * `validation_raw_*`: each validation metric, with the raw weights. A loader with
+      `batches_per_epoch` gives them other batches than it gave the averaged ones;
+    * `training_moving_average_distance`: the L2 norm of what averaged and raw weights differ by,
+      relative to that of the raw weights;
+    * `training_moving_average_decay`: what the latest sample left of the average before it;
+    * `training_moving_average_effective_window`: in updates, see `MovingAverage.effective_window`;
+    * `training_moving_average_stalled_share`: the share of the averaged values that an update like
+      the latest moves by less than one unit in the last place. If this is more than a tenth, a
+      warning says so.
+
+    They also go into `moving_average.csv`, one line for each epoch, and into a picture,
+    `moving_average.png`, both in the serialization directory and up to date after each epoch, over
+    a `--recover` too.
+
+    Nothing that is evaluated here changes the training: random numbers, metrics, buffers and the
+    order of the data stay what they would be without it.
+
+    Registered as a `TrainerCallback` with name "moving_average_monitor".
+
+    # Parameters
+
+    serialization_dir : `str`
+        The trainer gives it.
+    validate_raw : `bool`, optional (default = `True`)
+        Whether to evaluate the raw weights. That takes as long as the trainer's own validation.
+    """
+
+    def __init__(self, serialization_dir: str, validate_raw: bool = True) -> None:
+        super().__init__(serialization_dir)
+        self.validate_raw = validate_raw
+        self._rows: List[Row] = []
+        self._has_warned = False
+        # What of it stands in the trainer's metrics at present.
+        self._shown: Dict[str, Any] = {}
+        self._shown_in: Dict[str, Any] = {}
+
+    def on_start(
+        self, trainer: GradientDescentTrainer, is_primary: bool = True, **kwargs: Any
+    ) -> None:
+        super().on_start(trainer, is_primary, **kwargs)
+        average_of(trainer, "moving_average_monitor")
+        for callback in trainer._callbacks[: trainer._callbacks.index(self)]:
+            if isinstance(callback, LogWriterCallback):
+                logger.warning(
+                    'The %s does not get the numbers of "moving_average_monitor", because it '
+                    "stands before it in the list of callbacks",
+                    type(callback).__name__,
+                )
+
+    def on_batch(
+        self,
+        trainer: GradientDescentTrainer,
+        batch_inputs: Any,
+        batch_outputs: Any,
+        batch_metrics: Any,
+        epoch: int,
+        batch_number: int,
+        is_training: bool,
+        is_primary: bool = True,
+        batch_grad_norm: Optional[float] = None,
+        **kwargs: Any,
+    ) -> None:
+        self._withdraw()
+
+    def on_epoch(
+        self,
+        trainer: GradientDescentTrainer,
+        metrics: Dict[str, Any],
+        epoch: int,
+        is_primary: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self._withdraw()
+        average = average_of(trainer, "moving_average_monitor")
+        distance, stalled_share = distance_of(average)
+        self._warn_if_stalled(stalled_share)
+        figures = {
+            "decay": average.decay_in_force,
+            "effective_window": average.effective_window(),
+            "distance": distance,
+            "stalled_share": stalled_share,
+        }
+        averaged, raw = self._validation_metrics(trainer, metrics, epoch)
+        self._shown_in = metrics
+        self._shown = {
+            **{_TRAINING + key: value for key, value in figures.items() if value is not None},
+            **{RAW + name: value for name, value in raw.items()},
+        }
+        metrics.update(self._shown)
+        row: Row = {"epoch": epoch, "num_updates": average.num_updates, **figures}
+        for name, value in averaged.items():
+            for key, number in ((AVERAGED + name, value), (RAW + name, raw.get(name))):
+                if isinstance(number, (int, float)):
+                    row[key] = float(number)
+        self._rows.append(row)
+        if is_primary:
+            self._write(metrics, [name for _, name in trainer._metric_tracker.tracked_metrics])
+
+    def _withdraw(self) -> None:
+        # The trainer keeps its metrics for the next epoch, in which these are out of date.
+        for key in self._shown:
+            self._shown_in.pop(key, None)
+        self._shown = {}
+
+    def _warn_if_stalled(self, stalled_share: float) -> None:
+        if stalled_share > _MANY_STALLED and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "The average stalls: the latest update moved %.0f%% of its values by less than "
+                'one unit in the last place, which rounding loses. "shadow_dtype": "float64" '
+                "keeps such updates",
+                100 * stalled_share,
+            )
+
+    def _validation_metrics(
+        self, trainer: GradientDescentTrainer, metrics: Dict[str, Any], epoch: int
+    ) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+        """Those of the averaged and of the raw weights, if this epoch is validated."""
+        if not trainer._should_validate_this_epoch or trainer._validation_data_loader is None:
+            return {}, {}
+        averaged = {k[len(AVERAGED) :]: v for k, v in metrics.items() if k.startswith(AVERAGED)}
+        return averaged, self._raw_metrics(trainer, epoch) if self.validate_raw else {}
+
+    def _raw_metrics(self, trainer: GradientDescentTrainer, epoch: int) -> Dict[str, Any]:
+        logger.info("Validating the raw weights")
+        raw_trainer = copy.copy(trainer)
+        raw_trainer._moving_average = None
+        # What other callbacks make of a validation they make of the averaged weights.
+        raw_trainer._callbacks = []
+        raw_trainer._validation_data_loader = same_data(trainer._validation_data_loader)
+        with undisturbed_training(trainer.model):
+            if isinstance(trainer._pytorch_model, DistributedDataParallel):
+                # Another validation before it has made it believe that all buffers are the same.
+                trainer._pytorch_model.require_forward_param_sync = True
+            loss, reg_loss, num_batches = raw_trainer._validation_loss(epoch)
+            return training_util.get_metrics(
+                trainer.model,
+                dist_reduce_sum(loss),
+                None if reg_loss is None else dist_reduce_sum(reg_loss),
+                batch_loss=None,
+                batch_reg_loss=None,
+                num_batches=dist_reduce_sum(num_batches),
+                reset=True,
+            )
+
+    def _write(self, metrics: Dict[str, Any], tracked_metrics: List[str]) -> None:
+        directory = Path(self.serialization_dir)
+        metrics_file = directory / f"metrics_epoch_{metrics['epoch']}.json"
+        # The trainer has just written it.
+        _write_whole(metrics_file, json.dumps(metrics, indent=2).encode())
+        _write_whole(directory / "moving_average.csv", table(self._rows).encode())
+        _write_whole(directory / "moving_average.png", picture(self._rows, tracked_metrics))
+
+    def state_dict(self) -> Dict[str, Any]:
+        return {"rows": [dict(row) for row in self._rows]}
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        self._rows = [dict(row) for row in state_dict["rows"]]
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

@@ -1,0 +1,178 @@
+"""
+Running statistics of batch norms, computed afresh for a model that holds averages.
+"""
+
+import contextlib
+import logging
+from typing import Any, Callable, Dict, Iterator
+
+import torch
+from allennlp.common import Tqdm
+from allennlp.common.util import is_distributed
+from allennlp.data import TensorDict
+from allennlp.nn.util import dist_reduce_sum
+from allennlp.training import GradientDescentTrainer
+from torch import Tensor
+
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.training.callbacks.undisturbed_training import same_data, undisturbed_training
+
+logger = logging.getLogger(__name__)
+
+# What torch's batch norms and instance norms have in common.
+_Norm = torch.nn.modules.batchnorm._NormBase
+
+# The running statistics of one norm: the values of its buffers.
+Statistics = Dict[str, Tensor]
+
+
+def norms_with_statistics(model: torch.nn.Module) -> Dict[str, _Norm]:
+    """The batch and instance norms in `model` that keep running statistics, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _Norm) and module.running_mean is not None
+    }
+
+
+class RecalibratedStatistics:
+    """
+    A companion of an average: while that is assigned, the running statistics in the model are those
+    of the averaged model. They are computed when the average has changed since the last time.
+
+    # Parameters
+
+    trainer : `GradientDescentTrainer`
+        Whose model and training data these are.
+    average : `MovingAverage`
+    num_batches : `int`
+        Of the training loader, on each process.
+    """
+
+    def __init__(
+        self, trainer: GradientDescentTrainer, average: MovingAverage, num_batches: int
+    ) -> None:
+        self._trainer = trainer
+        self._average = average
+        self._num_batches = num_batches
+        self._norms = norms_with_statistics(trainer.model)
+        self._recalibrated: Dict[str, Statistics] = {}
+        # An average gets new counts with every change.
+        self._counts_then: Any = None
+        self._raw: Dict[str, Statistics] = {}
+        self._has_warned = False
+
+    def __enter__(self) -> None:
+        if self._counts_then is not self._average._counts:
+            self._recalibrated = self._recalibrate()
+            self._counts_then = self._average._counts
+        self._raw = {name: _statistics(norm) for name, norm in self._norms.items()}
+        self._put(self._recalibrated)
+
+    def __exit__(self, *exception: Any) -> None:
+        self._put(self._raw)
+
+    def _put(self, statistics: Dict[str, Statistics]) -> None:
+        with torch.no_grad():
+            for name, values in statistics.items():
+                for key, value in values.items():
+                    self._norms[name].get_buffer(key).copy_(value)
+
+    def state_dict(self) -> Dict[str, Any]:
+        if self._counts_then is not self._average._counts:
+            return {}
+        return {"counts": self._counts_then.as_dict(), "statistics": self._recalibrated}
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        if state_dict.get("counts") == self._average._counts.as_dict():
+            self._recalibrated = state_dict["statistics"]
+            self._counts_then = self._average._counts
+
+    def _recalibrate(self) -> Dict[str, Statistics]:
+        trainer, model = self._trainer, self._trainer.model
+        if trainer._ddp_wrapped_model is not None and trainer._ddp_wrapped_model.is_sharded:
+            model = trainer._pytorch_model
+        with undisturbed_training(trainer.model):
+            model.train()
+            # A norm that stays in evaluation mode gathers no statistics in training either.
+            norms = {name: norm for name, norm in self._norms.items() if norm.training}
+            num_calls = dict.fromkeys(norms, 0)
+            hooks = []
+            for name, norm in norms.items():
+                norm.reset_running_stats()
+                hooks.append(norm.register_forward_pre_hook(_equal_weights(name, num_calls)))
+            try:
+                num_batches = 0
+                for batch in self._batches():
+                    with torch.autocast("cuda", enabled=trainer._use_amp):
+                        model(**batch)
+                    num_batches += 1
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            statistics = {name: _statistics(norm) for name, norm in norms.items()}
+        if num_batches < self._num_batches and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "Batch-norm statistics of the averaged model are to be computed over %d batches, "
+                "but the training data has only %d: all of these are used",
+                self._num_batches,
+                num_batches,
+            )
+        if is_distributed():
+            _average_over_processes(statistics, num_calls)
+        # What no batch came through has nothing better than its raw statistics.
+        return {name: values for name, values in statistics.items() if num_calls[name]}
+
+    def _batches(self) -> Iterator[TensorDict]:
+        trainer: Any = self._trainer
+        data_loader: Any = same_data(trainer.data_loader)
+        if hasattr(data_loader, "batches_per_epoch"):
+            data_loader.batches_per_epoch = None
+        batches = iter(data_loader)
+        num_batches = self._num_batches
+        with contextlib.suppress(TypeError):
+            num_batches = min(num_batches, len(data_loader))
+        progress = Tqdm.tqdm(
+            range(self._num_batches),
+            total=num_batches,
+            desc="recalibrating batch norms",
+            disable=not trainer._primary,
+        )
+        for _ in progress:
+            batch = next(batches, None)
+            # A model's metrics may wait in the forward pass for those of all other processes.
+            num_without = dist_reduce_sum(int(batch is None))
+            if batch is None or num_without:
+                return
+            yield batch
+
+
+def _statistics(norm: _Norm) -> Statistics:
+    return {
+        key: value.detach().clone()
+        for key, value in norm.named_buffers(recurse=False)
+        if key in ("running_mean", "running_var", "num_batches_tracked")
+    }
+
+
+def _equal_weights(name: str, num_calls: Dict[str, int]) -> Callable[[_Norm, Any], None]:
+    def weigh(norm: _Norm, inputs: Any) -> None:
+        # Also what `momentum = None` stands for, which instance norms do not know.
+        num_calls[name] += 1
+        norm.momentum = 1.0 / num_calls[name]
+
+    return weigh
+
+
+def _average_over_processes(statistics: Dict[str, Statistics], num_calls: Dict[str, int]) -> None:
+    """Makes them those of the batches of all processes, the same bit for bit on each."""
+    for name, values in statistics.items():
+        total = dist_reduce_sum(num_calls[name])
+        for value in values.values():
+            if value.is_floating_point():
+                weighted = dist_reduce_sum(value.double() * num_calls[name])
+                value.copy_(weighted / max(total, 1))
+            else:
+                value.fill_(total)
+        num_calls[name] = total

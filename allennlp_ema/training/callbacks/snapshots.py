@@ -1,0 +1,179 @@
+"""
+Keeps the averages as they were along the training, for averages made after it.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+from allennlp.common.checks import ConfigurationError
+from allennlp.training import GradientDescentTrainer
+from allennlp.training.callbacks import TrainerCallback
+from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
+
+from allennlp_ema.averages import BankMovingAverage
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.averages.snapshot_files import snapshot_path, snapshot_paths, write_snapshot
+from allennlp_ema.common.checks import check_integer
+from allennlp_ema.common.from_params import ExplainedFromParams, registered_name
+from allennlp_ema.training.callbacks.trainer_average import average_of
+
+logger = logging.getLogger(__name__)
+
+
+@TrainerCallback.register("moving_average_snapshots")
+class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
+    """
+    Writes the trainer's average, or each of a bank, to a file of its own every so often and at the
+    end. From these `allennlp average synthesize` and `allennlp average sweep` make averages of
+    other lengths and kinds, as if they had been taken in the same training. The usual set-up is a
+    bank of two power functions:
+
+    ```jsonnet
+    "moving_average": {
+        "type": "bank",
+        "active": "long",
+        "averages": {
+            "short": {"type": "power_function", "sigma_rel": 0.05},
+            "long": {"type": "power_function", "sigma_rel": 0.10},
+        },
+    },
+    "callbacks": [{"type": "moving_average_snapshots"}],
+    ```
+
+    A snapshot takes 4 bytes for each averaged value, and is written whole or not at all. What lies
+    beyond the point from which `--recover` goes on is removed. Under `distributed` the primary
+    process writes.
+
+    Registered as a `TrainerCallback` with name "moving_average_snapshots".
+
+    # Parameters
+
+    serialization_dir : `str`
+        The trainer gives it.
+    every_num_epochs : `int`, optional (default = `1`)
+        Write after so many epochs.
+    every_num_updates : `int`, optional (default = `None`)
+        Write after so many updates instead.
+    keep : `int`, optional (default = `None`)
+        How many snapshots of each average to keep, the latest. `None` keeps all.
+    directory : `str`, optional (default = `"averages"`)
+        Where to write them, within the serialization directory.
+    """
+
+    def __init__(
+        self,
+        serialization_dir: str,
+        every_num_epochs: Optional[int] = None,
+        every_num_updates: Optional[int] = None,
+        keep: Optional[int] = None,
+        directory: str = "averages",
+    ) -> None:
+        super().__init__(serialization_dir)
+        if every_num_epochs is not None and every_num_updates is not None:
+            raise ConfigurationError(
+                '"every_num_epochs" and "every_num_updates" cannot both be given, but are '
+                f"{every_num_epochs!r} and {every_num_updates!r}"
+            )
+        if every_num_updates is not None:
+            check_integer("every_num_updates", every_num_updates, minimum=1)
+        elif every_num_epochs is None:
+            every_num_epochs = 1
+        else:
+            check_integer("every_num_epochs", every_num_epochs, minimum=1)
+        if keep is not None:
+            check_integer("keep", keep, minimum=1)
+        self.every_num_epochs = every_num_epochs
+        self.every_num_updates = every_num_updates
+        self.keep = keep
+        self.directory = Path(serialization_dir) / directory
+
+    def on_start(
+        self, trainer: GradientDescentTrainer, is_primary: bool = True, **kwargs: Any
+    ) -> None:
+        super().on_start(trainer, is_primary, **kwargs)
+        self._average = average_of(trainer, "moving_average_snapshots")
+        if trainer._ddp_wrapped_model is not None and trainer._ddp_wrapped_model.is_sharded:
+            raise ConfigurationError(
+                'the callback "moving_average_snapshots" cannot write the averages of a sharded '
+                "model: each process has only a part of them"
+            )
+        if is_primary:
+            for path, num_updates in snapshot_paths(self.directory).items():
+                if num_updates > self._average.num_updates or path.suffix == ".partial":
+                    logger.info("Removing %s, which the training has not come to", path)
+                    path.unlink()
+
+    def on_batch(
+        self,
+        trainer: GradientDescentTrainer,
+        batch_inputs: Any,
+        batch_outputs: Any,
+        batch_metrics: Any,
+        epoch: int,
+        batch_number: int,
+        is_training: bool,
+        is_primary: bool = True,
+        batch_grad_norm: Optional[float] = None,
+        **kwargs: Any,
+    ) -> None:
+        every = self.every_num_updates
+        if is_training and is_primary and every is not None:
+            if self._average.num_updates % every == 0:
+                self._write()
+
+    def on_epoch(
+        self,
+        trainer: GradientDescentTrainer,
+        metrics: Dict[str, Any],
+        epoch: int,
+        is_primary: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        every = self.every_num_epochs
+        if is_primary and every is not None and (epoch + 1) % every == 0:
+            self._write()
+
+    def on_end(
+        self,
+        trainer: GradientDescentTrainer,
+        metrics: Optional[Dict[str, Any]] = None,
+        epoch: Optional[int] = None,
+        is_primary: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        # There are no metrics if the training failed.
+        if is_primary and metrics is not None:
+            self._write()
+
+    def _write(self) -> None:
+        if self._average.num_updates == 0:
+            return
+        assert self.trainer is not None
+        own_names = dict(self.trainer.model.named_parameters())
+
+        def own_name(name: str) -> str:
+            # The trainer averages the parameters of a `DistributedDataParallel`.
+            return name if name in own_names else name[len("module.") :]
+
+        for name, average in _named(self._average):
+            path = snapshot_path(self.directory, average.num_updates, name)
+            if not path.exists():
+                write_snapshot(path, name, average, own_name)
+                logger.info('Wrote the average "%s" to %s', name, path)
+        if self.keep is not None:
+            paths = snapshot_paths(self.directory)
+            kept = sorted(set(paths.values()))[-self.keep :]
+            for path, num_updates in paths.items():
+                if num_updates not in kept:
+                    path.unlink()
+
+
+def _named(
+    average: MovingAverage, name: Optional[str] = None
+) -> Iterator[Tuple[str, MovingAverage]]:
+    if isinstance(average, BankMovingAverage):
+        for key, member in average.averages.items():
+            yield from _named(member, key if name is None else f"{name}.{key}")
+    else:
+        yield name or registered_name(average, AllenNLPMovingAverage), average

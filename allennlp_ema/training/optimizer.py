@@ -1,0 +1,238 @@
+"""
+An optimizer that averages the parameters after each of its steps.
+"""
+
+import logging
+from typing import Any, Callable, ContextManager, Dict, List, Optional, Tuple, Union
+
+import torch
+from allennlp.common import Lazy
+from allennlp.common.checks import ConfigurationError
+from allennlp.training.optimizers import Optimizer
+from torch import Tensor
+
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.common.from_params import ExplainedFromParams
+
+logger = logging.getLogger(__name__)
+
+_AVERAGE_KEY = "moving_average"
+
+
+def _of_the_inner_optimizer(name: str) -> Any:
+    def get(self: "MovingAverageOptimizer") -> Any:
+        return getattr(self.optimizer, name)
+
+    def set_(self: "MovingAverageOptimizer", value: Any) -> None:
+        setattr(self.optimizer, name, value)
+
+    return property(get, set_)
+
+
+@Optimizer.register("moving_average")
+class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
+    """
+    Wraps an optimizer and averages the parameters after each of its steps, as
+    `tfa.optimizers.MovingAverage` does. It works in any loop: parameter groups and state are those
+    of the inner optimizer, so that learning rate schedulers and `GradScaler` find what they need.
+    A step that `GradScaler` leaves out moves neither the average nor its count.
+
+    ```python
+    optimizer = MovingAverageOptimizer(
+        list(model.named_parameters()),
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        Lazy(MovingAverage, Params({"decay": 0.999})),
+    )
+    loss.backward()
+    optimizer.step()
+    with optimizer.average_values():
+        evaluate(model)
+    ```
+
+    AllenNLP's trainer takes such an average for its own: it validates with it, writes it to
+    `best.th`, leaves it in the model at the end and applies it after each step, so that everything
+    is as with the trainer's own `moving_average`, for callbacks and checkpointers too. It does so
+    when it is built, and not through a callback, because a callback can be forgotten, and then raw
+    weights would be validated without a word. Both at once are a `ConfigurationError`.
+
+    Registered as an `Optimizer` with name "moving_average".
+
+    # Parameters
+
+    model_parameters : `List[Tuple[str, torch.nn.Parameter]]`
+        The named parameters to optimize and to average. The trainer gives them.
+    optimizer : `Lazy[Optimizer]`
+        The optimizer that takes the steps. From Python it may also be a `torch.optim.Optimizer`.
+    moving_average : `Lazy[MovingAverage]`
+        The average. From Python it may also be a `MovingAverage`.
+    """
+
+    def __init__(
+        self,
+        model_parameters: List[Tuple[str, torch.nn.Parameter]],
+        optimizer: Lazy[Optimizer],
+        moving_average: Lazy[MovingAverage],
+    ) -> None:
+        model_parameters = list(model_parameters)
+        inner: Any = optimizer
+        if isinstance(inner, Lazy):
+            inner = inner.construct(model_parameters=model_parameters)
+        if not isinstance(inner, torch.optim.Optimizer):
+            raise ConfigurationError(
+                f'"optimizer" is a {type(inner).__name__}, but has to be an optimizer'
+            )
+        average: Any = moving_average
+        if isinstance(average, Lazy):
+            average = average.construct(parameters=model_parameters)
+        if not isinstance(average, MovingAverage):
+            raise ConfigurationError(
+                f'"moving_average" is a {type(average).__name__}, but has to be an '
+                "allennlp_ema.MovingAverage"
+            )
+        self.optimizer: torch.optim.Optimizer = inner
+        self.moving_average: MovingAverage = average
+        self._averages_at_step = True
+        self._num_set_aside = 1
+        # The constructor of the base class would begin with groups and a state of its own. What it
+        # does besides is also done where a pickled optimizer comes back.
+        self.__setstate__({})
+
+    def __getstate__(self) -> Dict[str, Any]:
+        # That of the base class has the groups and the state alone.
+        return dict(vars(self))
+
+    defaults: Any = _of_the_inner_optimizer("defaults")
+    param_groups: Any = _of_the_inner_optimizer("param_groups")
+    state: Any = _of_the_inner_optimizer("state")
+
+    # The inner optimizer makes and loads its part of the state, and so calls their hooks.
+    register_state_dict_pre_hook: Any = _of_the_inner_optimizer("register_state_dict_pre_hook")
+    register_state_dict_post_hook: Any = _of_the_inner_optimizer("register_state_dict_post_hook")
+    register_load_state_dict_pre_hook: Any = _of_the_inner_optimizer(
+        "register_load_state_dict_pre_hook"
+    )
+    register_load_state_dict_post_hook: Any = _of_the_inner_optimizer(
+        "register_load_state_dict_post_hook"
+    )
+
+    def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
+        """
+        A step of the inner optimizer, and an update of the average from what it led to.
+
+        # Returns
+
+        loss : `Any`
+            What the inner optimizer returns: the closure's loss, `None` without one.
+
+        # Raises
+
+        `RuntimeError` : while averages are assigned. Nothing is changed then.
+        """
+        try:
+            self.moving_average._refuse_while_assigned()
+        except RuntimeError as error:
+            raise RuntimeError(
+                "the parameters hold their averages at present, which are nothing to take a step "
+                "from: call swap_weights() before step()"
+            ) from error
+        # Not every optimizer takes a closure, AllenNLP's "multi" does not.
+        loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        if self._averages_at_step:
+            self.moving_average.apply(self.moving_average.num_updates + 1)
+        return loss
+
+    def hand_over_average(self) -> MovingAverage:
+        """
+        # Returns
+
+        moving_average : `MovingAverage`
+            The average, for a trainer that from now on applies it itself after each step; `step`
+            alone averages no more.
+        """
+        self._averages_at_step = False
+        return self.moving_average
+
+    def zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        self.optimizer.zero_grad(*args, **kwargs)
+
+    def add_param_group(self, param_group: Dict[str, Any]) -> None:
+        """Adds a group to the inner optimizer. What the average was not built with it ignores."""
+        num_groups = len(self.param_groups)
+        self.optimizer.add_param_group(param_group)
+        added = [p for group in self.param_groups[num_groups:] for p in group["params"]]
+        num_left_out = sum(self.moving_average.average(parameter) is None for parameter in added)
+        if num_left_out:
+            logger.warning(
+                "%d of the %d added parameters are not averaged: the moving average was built "
+                "without them",
+                num_left_out,
+                len(added),
+            )
+
+    def assign_average_vars(self) -> None:
+        """
+        Gives the parameters their averages, if they do not have them already. `swap_weights` gives
+        them their own values again.
+        """
+        if not self.moving_average.is_assigned:
+            self.swap_weights()
+
+    def swap_weights(self) -> None:
+        """
+        Gives the parameters their averages if they have their own values, and else the other way
+        round. Twice is the identity, bit for bit, also within `average_values`.
+        """
+        if self.moving_average.is_assigned:
+            self._num_set_aside = 0
+            while self.moving_average.is_assigned:
+                self.moving_average.restore()
+                self._num_set_aside += 1
+        else:
+            for _ in range(self._num_set_aside):
+                self.moving_average.assign_average_value()
+            self._num_set_aside = 1
+
+    def average_values(self) -> ContextManager[None]:
+        """
+        A context in which the parameters hold their averages. They get their own values again
+        whatever is raised in it.
+        """
+        return self.moving_average.average_values()
+
+    def average(self, parameter_or_name: Union[Tensor, str]) -> Optional[Tensor]:
+        """
+        # Returns
+
+        average : `Optional[Tensor]`
+            The average of a parameter, of its shape, never a copy; `None` if it is not averaged.
+        """
+        return self.moving_average.average(parameter_or_name)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """
+        # Returns
+
+        state : `Dict[str, Any]`
+            The state of the inner optimizer, and under `"moving_average"` that of the average.
+        """
+        return {**self.optimizer.state_dict(), _AVERAGE_KEY: self.moving_average.state_dict()}
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """
+        Loads the state of both.
+
+        # Raises
+
+        `ConfigurationError` : if there is no state of the average or not one that fits. Nothing is
+        changed then.
+        """
+        if _AVERAGE_KEY not in state_dict:
+            raise ConfigurationError(
+                f'the state of the optimizer has no "{_AVERAGE_KEY}": it is that of an optimizer '
+                "without an average"
+            )
+        load_average = self.moving_average._prepared_load(state_dict[_AVERAGE_KEY])
+        self.optimizer.load_state_dict(
+            {key: value for key, value in state_dict.items() if key != _AVERAGE_KEY}
+        )
+        load_average()

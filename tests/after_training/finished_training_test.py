@@ -1,0 +1,134 @@
+import json
+
+import pytest
+import torch
+from allennlp.common.checks import ConfigurationError
+
+from allennlp_ema.after_training.finished_training import FinishedTraining
+from tests.support.every_average import EVERY_AVERAGE
+from tests.support.training_runs import best_weights, tagger_config, train_here
+
+
+def test_raw_weights_are_the_same_whichever_checkpointer_wrote_them(tmp_path):
+    found = {}
+    for checkpointer in ("default", "swapping"):
+        for average in ("exponential", "bank"):
+            directory = tmp_path / f"{checkpointer}_{average}"
+            config = tagger_config(
+                num_epochs=2,
+                moving_average=EVERY_AVERAGE[average],
+                checkpointer={"type": checkpointer},
+            )
+            train_here(config, directory)
+            found[directory.name] = FinishedTraining(directory).raw_weights()
+            averaged = FinishedTraining(directory).best_weights()
+            assert averaged.keys() == best_weights(directory).keys()
+            raw = found[directory.name].weights
+            assert not any(torch.equal(averaged[name], raw[name]) for name in raw)
+    first = found["default_exponential"]
+    assert first.num_updates == 12
+    for other in found.values():
+        assert other.num_updates == 12
+        assert all(torch.equal(other.weights[name], value) for name, value in first.weights.items())
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A directory whose newest checkpoint is of update 12."""
+    (tmp_path / "config.json").write_text("{}")
+    average = {"averages": {"short": {"counts": {"num_updates": 12}}}}
+    for name, state in (
+        ("model_state_e2_b0.th", {"weight": torch.tensor(1.0), "buffer": torch.tensor(1.0)}),
+        ("training_state_e2_b0.th", {"epochs_completed": 2, "moving_average": average}),
+        ("best.th", {"weight": torch.tensor(9.0), "buffer": torch.tensor(9.0)}),
+    ):
+        torch.save(state, str(tmp_path / name))
+    return FinishedTraining(tmp_path)
+
+
+def test_around_averages_are_the_raw_weights_of_their_update(saved, caplog):
+    assert saved.weights_around(12, ["weight"])["buffer"] == 1.0
+    average = {"counts": {"num_updates": 12}}
+    state = {"epochs_completed": 2, "optimizer": {"moving_average": average}}
+    torch.save(state, str(saved.serialization_dir / "training_state_e2_b0.th"))
+    assert saved.weights_around(12, ["weight"])["buffer"] == 1.0
+    assert not caplog.records
+
+
+def test_around_averages_are_the_buffers_that_go_with_averages(saved, caplog):
+    callbacks = {"trainer": {"callbacks": [{"type": "moving_average_buffers"}]}}
+    (saved.serialization_dir / "config.json").write_text(json.dumps(callbacks))
+    training = FinishedTraining(saved.serialization_dir)
+    assert training.weights_around(12, ["weight"])["buffer"] == 9.0
+    assert "buffers that go with raw weights" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "training_state, reason",
+    [
+        ({"moving_average": {"counts": {"num_updates": 13}}}, "checkpoint is of update 13"),
+        ({"optimizer": {}}, "does not tell of which update it is"),
+        (None, "training_state_e2_b0.th: there is no such file"),
+    ],
+    ids=str,
+)
+def test_around_averages_of_another_update_are_the_best_weights(
+    training_state, reason, saved, caplog
+):
+    path = saved.serialization_dir / "training_state_e2_b0.th"
+    path.unlink()
+    if training_state is not None:
+        torch.save(training_state, str(path))
+    assert saved.weights_around(12, ["weight"])["buffer"] == 9.0
+    (record,) = caplog.records
+    assert "1 of the model's 2 parameters and buffers are not averaged" in record.getMessage()
+    assert "and not after update 12: " in record.getMessage() and reason in record.getMessage()
+    caplog.clear()
+    saved.weights_around(12, ["weight", "buffer"])
+    assert not caplog.records
+
+
+def test_checkpoints_are_in_order_and_shards_and_other_files_are_not_among_them(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    training = FinishedTraining(tmp_path)
+    for name in (
+        "model_state_e1_b0_w0.th",
+        "training_state_e1_b0.th",
+        "model_state_e1_b0.th.partial",
+    ):
+        (tmp_path / name).write_text("")
+    with pytest.raises(ConfigurationError, match="has no checkpoint of a whole model"):
+        training.checkpoints()
+    for name in ("model_state_e10_b0.th", "model_state_e9_b20.th", "model_state_e9_b3.th"):
+        (tmp_path / name).write_text("")
+    assert list(training.checkpoints()) == [(9, 3), (9, 20), (10, 0)]
+    assert training.checkpoints()[9, 20].name == "model_state_e9_b20.th"
+
+
+@pytest.mark.parametrize(
+    "trainer, expected",
+    [
+        ({}, {}),
+        ({"callbacks": None}, {}),
+        (
+            {"callbacks": ["tensorboard", {"type": "moving_average_snapshots", "keep": 3}]},
+            {"type": "moving_average_snapshots", "keep": 3},
+        ),
+        ({"callbacks": ["moving_average_snapshots"]}, {}),
+    ],
+    ids=str,
+)
+def test_what_the_configuration_says_of_a_callback(trainer, expected, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer}))
+    assert FinishedTraining(tmp_path).callback("moving_average_snapshots") == expected
+
+
+def test_what_is_not_a_serialization_directory_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match="missing is not the serialization directory"):
+        FinishedTraining(tmp_path / "missing")
+    (tmp_path / "config.json").write_text("[1")
+    with pytest.raises(ConfigurationError, match="config.json is truncated or not JSON"):
+        FinishedTraining(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ConfigurationError, match=r"config.json holds \[\], but has to hold an obj"):
+        FinishedTraining(tmp_path)

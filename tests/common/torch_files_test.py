@@ -1,0 +1,90 @@
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from allennlp.common.checks import ConfigurationError
+
+from allennlp_ema.common.torch_files import load_dictionary
+
+
+def test_a_dictionary_comes_back(tmp_path):
+    state = {"weight": torch.arange(3.0), "count": 7}
+    torch.save(state, str(tmp_path / "state.th"))
+    loaded = load_dictionary(tmp_path / "state.th")
+    assert loaded.keys() == state.keys()
+    assert torch.equal(loaded["weight"], state["weight"]) and loaded["count"] == 7
+
+
+def test_missing_truncated_and_foreign_files_are_named(tmp_path):
+    path = tmp_path / "state.th"
+    with pytest.raises(ConfigurationError, match="state.th: there is no such file"):
+        load_dictionary(path)
+    torch.save({"weight": torch.zeros(1000)}, str(path))
+    whole = path.read_bytes()
+    for content in (
+        b"",
+        whole[:100],
+        whole[: len(whole) // 2],
+        b"not a file of torch",
+        b"\x80\x04",
+        # Of these the first is taken for a step of pickle that needs another before it.
+        b"abc",
+        b"<html>",
+        b'{"weight": 0}',
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="is truncated or not a file of Py") as raised:
+            load_dictionary(path)
+        assert str(raised.value).startswith(f"{path} is truncated")
+        assert "weights_only" not in str(raised.value) and "\n" not in str(raised.value)
+    torch.save(torch.zeros(3), str(path))
+    with pytest.raises(ConfigurationError, match="state.th holds a Tensor, not a dictionary"):
+        load_dictionary(path)
+
+
+@pytest.mark.skipif(
+    tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6),
+    reason="before, torch.load takes all that can be unpickled",
+)
+@pytest.mark.parametrize("value", [Path("a"), os.system], ids=repr)
+def test_objects_that_are_not_taken_are_named(value, tmp_path):
+    path = tmp_path / "state.th"
+    torch.save({"value": value}, str(path))
+    with pytest.raises(ConfigurationError) as raised:
+        load_dictionary(path)
+    assert str(raised.value).startswith(
+        f"{path} holds objects that torch.load does not take, of type p"
+    )
+
+
+ADVICE = "Re-running `torch.load` with `weights_only` set to `False` will likely succeed"
+
+
+@pytest.mark.parametrize(
+    "message, reason",
+    [
+        (
+            f"Weights only load failed. {ADVICE}\nPlease file an issue with the following so that "
+            "we can make `weights_only=True` compatible with your use case: WeightsUnpickler "
+            f"error: \n\n\x1b[1mUnsupported operand 60\x1b[0m\n\n{ADVICE}",
+            "Unsupported operand 60",
+        ),
+        ("174812789", "UnpicklingError"),
+        (f"Weights only load failed. numpy must be 2\n {ADVICE}\n", "numpy must be 2"),
+        (ADVICE, "UnpicklingError"),
+    ],
+    ids=["unsupported", "code alone", "import", "advice alone"],
+)
+def test_what_torch_advises_is_left_out(message, reason, tmp_path, monkeypatch):
+    def load(*args: Any, **kwargs: Any) -> None:
+        raise pickle.UnpicklingError(message)
+
+    monkeypatch.setattr(torch, "load", load)
+    path = tmp_path / "state.th"
+    path.write_text("anything")
+    with pytest.raises(ConfigurationError) as raised:
+        load_dictionary(path)
+    assert str(raised.value) == f"{path} is truncated or not a file of PyTorch: {reason}"
