@@ -13,11 +13,11 @@ from allennlp.common.checks import ConfigurationError
 from safetensors import safe_open
 from torch import Tensor
 
-from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.averages.snapshot_files import Snapshot
 from allennlp_ema.averages.specifications import Specification, build_average
 from allennlp_ema.common.terminal import progress
 from allennlp_ema.weighting.profiles import AverageState, Combination, Synthesis, expected_counts
+from allennlp_ema.weighting.weighting import Weighting
 
 
 class SnapshotSynthesis:
@@ -54,17 +54,18 @@ class SnapshotSynthesis:
                 f"the earliest snapshot is of update {earliest:,}, so there is none from the first "
                 f"{self.num_updates:,} updates"
             )
-        averages: Dict[str, MovingAverage] = {}
+        weightings: Dict[str, Weighting] = {}
         states = []
         for snapshot in self.snapshots:
             self._check_parameters(snapshot)
             key = json.dumps(snapshot.specification, sort_keys=True)
-            if key not in averages:
-                averages[key] = build_average(snapshot.specification)
-            states.append(AverageState(averages[key], snapshot.num_updates))
-        for average in averages.values():
+            if key not in weightings:
+                weightings[key] = build_average(snapshot.specification).weighting
+            states.append(AverageState(weightings[key], snapshot.num_updates))
+        for weighting in weightings.values():
             self._check_counts(
-                average, [s for s, state in zip(self.snapshots, states) if state.average is average]
+                weighting,
+                [s for s, state in zip(self.snapshots, states) if state.weighting is weighting],
             )
         self._synthesis = Synthesis(states)
 
@@ -80,10 +81,10 @@ class SnapshotSynthesis:
                         f"{other.path} has not: they cannot be combined"
                     )
 
-    def _check_counts(self, average: MovingAverage, snapshots: Sequence[Snapshot]) -> None:
+    def _check_counts(self, weighting: Weighting, snapshots: Sequence[Snapshot]) -> None:
         snapshots = sorted(snapshots, key=_num_updates)
         numbers = [snapshot.num_updates for snapshot in snapshots]
-        all_expected = expected_counts(average, numbers)
+        all_expected = expected_counts(weighting, numbers)
         for snapshot, expected in zip(snapshots, all_expected):
             if snapshot.counts.num_averaged != expected.num_averaged or any(
                 not math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12)
@@ -104,7 +105,7 @@ class SnapshotSynthesis:
         first = self.snapshots[0]
         return {**{name: name for name in first.shapes}, **first.tied}
 
-    def solve(self, wanted: MovingAverage) -> Combination:
+    def solve(self, wanted: Weighting) -> Combination:
         """The combination of the snapshots that comes closest to `wanted`."""
         return self._synthesis.solve(AverageState(wanted, self.num_updates))
 

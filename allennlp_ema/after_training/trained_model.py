@@ -15,7 +15,6 @@ from allennlp.training import GradientDescentTrainer
 from torch import Tensor
 
 from allennlp_ema.after_training.finished_training import FinishedTraining
-from allennlp_ema.averages.specifications import build_average
 from allennlp_ema.training.callbacks.recalibrated_statistics import RecalibratedStatistics
 from allennlp_ema.training.callbacks.undisturbed_training import same_data
 
@@ -86,9 +85,13 @@ class TrainedModel:
             run_confidence_checks=False,
         )
         num_batches = self._training.callback("moving_average_buffers").get("num_batches", 100)
-        average = build_average({"type": "uniform"})
-        with RecalibratedStatistics(trainer, average, num_batches):
+        statistics = RecalibratedStatistics(trainer, num_batches)
+        former = statistics.present()
+        statistics.put(statistics.recalibrate())
+        try:
             yield
+        finally:
+            statistics.put(former)
 
     def evaluate(self, data: DataLoader) -> Dict[str, Any]:
         """The metrics of the model, as `allennlp evaluate` measures them."""

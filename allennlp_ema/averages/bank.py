@@ -1,17 +1,17 @@
+import logging
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 from allennlp.common import Lazy
 from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
-from allennlp_ema.averages.moving_average import (
-    STATE_VERSION,
-    MovingAverage,
-    NamedParameter,
-    logger,
-)
+from allennlp_ema.averages.moving_average import WEIGHTING_ALONE, MovingAverage
+from allennlp_ema.averages.parameters import NamedParameter
+from allennlp_ema.averages.running_average import share_parameters
+from allennlp_ema.averages.states import STATE_VERSION, check_entries, check_header
 from allennlp_ema.common.checks import check_choice
-from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
+
+logger = logging.getLogger(__name__)
 
 
 @MovingAverage.register("bank")
@@ -44,32 +44,28 @@ class BankMovingAverage(MovingAverage):
         active: str,
         **kwargs: Any,
     ) -> None:
-        # The constructor of `MovingAverage` is left out: the shadows are those of the averages.
         if not averages:
             raise ConfigurationError('"averages" is empty, but a bank needs at least one average')
         self.active = check_choice("active", active, list(averages))
-        parameters = list(parameters)
-        self.averages: Dict[str, MovingAverage] = {}
-        self.before_update = []
-        average: Any
-        for name, average in averages.items():
-            if isinstance(average, Lazy):
-                own_keys = {*average._params, *average._constructor_extras}
-                shared = {key: value for key, value in kwargs.items() if key not in own_keys}
-                average = average.construct(parameters=parameters, **shared)
-            if not isinstance(average, MovingAverage):
-                raise ConfigurationError(
-                    f'"averages.{name}" is a {type(average).__name__}, but has to be an '
-                    "allennlp_ema.MovingAverage"
-                )
-            self.averages[name] = average
-        for member in self.members():
-            member.rivals = [each for each in self.members() if each is not member]
-        logger.info(
-            'A bank (allennlp_ema) holds the averages %s, of which "%s" is assigned',
-            ", ".join(f'"{name}"' for name in self.averages),
-            active,
-        )
+        if parameters is not WEIGHTING_ALONE:
+            parameters = list(parameters)
+        self.averages = {
+            name: _constructed(name, average, parameters, kwargs)
+            for name, average in averages.items()
+        }
+        super().__init__(parameters, **kwargs)
+
+    def _set_up(self, parameters: Iterable[NamedParameter]) -> None:
+        # All that runs is in the averages.
+        if parameters is not WEIGHTING_ALONE:
+            share_parameters([member.running for member in self.members()])
+            self._log_construction()
+
+    def members(self) -> List[MovingAverage]:
+        return [member for average in self.averages.values() for member in average.members()]
+
+    def active_member(self) -> MovingAverage:
+        return self.averages[self.active].active_member()
 
     def average(
         self, parameter_or_name: Union[Tensor, str], of: Optional[str] = None
@@ -102,82 +98,54 @@ class BankMovingAverage(MovingAverage):
         """
         return self._member(of).named_averages()
 
-    def effective_window(self) -> float:
-        return self._member().effective_window()
-
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self, copy: bool = False) -> Dict[str, Any]:
+        # Which of them is assigned does not matter: a copy of one is a copy of all.
+        copy = copy or self.is_assigned
         return {
             "version": STATE_VERSION,
-            "type": self._type,
-            "averages": {name: average.state_dict() for name, average in self.averages.items()},
+            "type": self.type_name,
+            "averages": {name: each.state_dict(copy) for name, each in self.averages.items()},
         }
 
-    def _member(self, of: Optional[str] = None) -> MovingAverage:
-        name = self.active if of is None else check_choice("of", of, list(self.averages))
-        return self.averages[name]
-
-    # What `MovingAverage` does with one average it does here with the active one.
-
-    @property
-    def _shadow_weights(self) -> ShadowWeights:  # type: ignore[override]
-        return self._member()._shadow_weights
-
-    @property
-    def _counts(self) -> Any:  # type: ignore[override]
-        return self._member()._counts
-
-    @property
-    def is_assigned(self) -> bool:
-        return any(member.is_assigned for member in self.members())
-
-    def assign_average_value(self) -> None:
-        self._member().assign_average_value()
-
-    def restore(self) -> None:
-        self._member().restore()
-
-    # What concerns all averages.
-
-    def members(self) -> List[MovingAverage]:
-        return [member for average in self.averages.values() for member in average.members()]
-
-    def _all_shadow_weights(self) -> List[ShadowWeights]:
-        return [
-            each for average in self.averages.values() for each in average._all_shadow_weights()
-        ]
-
-    def _refuse_while_assigned(self) -> None:
-        for average in self.averages.values():
-            average._refuse_while_assigned()
-
-    def _next_update(
-        self, num_updates: Optional[int]
-    ) -> Tuple[Any, List[ShadowWeights], List[float]]:
-        counts, shadow_weights, weights = [], [], []
-        for average in self.averages.values():
-            next_counts, moved, by = average._next_update(num_updates)
-            counts.append(next_counts)
-            shadow_weights += moved
-            weights += by
-        return counts, shadow_weights, weights
-
-    def _set_counts(self, counts: Any) -> None:
-        for average, average_counts in zip(self.averages.values(), counts):
-            average._set_counts(average_counts)
-
-    def _prepared_load(self, state_dict: Dict[str, Any]) -> Callable[[], None]:
-        states = self._checked_state(state_dict)["averages"]
-        missing = [name for name in self.averages if name not in states]
-        unexpected = [name for name in states if name not in self.averages]
-        if missing or unexpected:
+    def prepare_load(self, state_dict: Dict[str, Any]) -> Callable[[], None]:
+        check_header(state_dict, self.type_name)
+        check_entries("state", state_dict, ["version", "type", "averages"])
+        states = state_dict["averages"]
+        if not isinstance(states, dict) or set(states) != set(self.averages):
             raise ConfigurationError(
-                f"the state is that of a bank of {', '.join(states)}, not of "
+                f"the state is that of a bank of {', '.join(map(str, states))}, not of "
                 f"{', '.join(self.averages)}"
             )
-        loads = [average._prepared_load(states[n]) for n, average in self.averages.items()]
+        loads = [average.prepare_load(states[n]) for n, average in self.averages.items()]
 
         def load() -> None:
             for load_average in loads:
                 load_average()
 
         return load
+
+    def _member(self, of: Optional[str]) -> MovingAverage:
+        name = self.active if of is None else check_choice("of", of, list(self.averages))
+        return self.averages[name]
+
+    def _log_construction(self) -> None:
+        logger.info(
+            'A bank (allennlp_ema) holds the averages %s, of which "%s" is assigned',
+            ", ".join(f'"{name}"' for name in self.averages),
+            self.active,
+        )
+
+
+def _constructed(
+    name: str, average: Any, parameters: Iterable[NamedParameter], shared: Dict[str, Any]
+) -> MovingAverage:
+    if isinstance(average, Lazy):
+        own_keys = {*average._params, *average._constructor_extras}
+        others = {key: value for key, value in shared.items() if key not in own_keys}
+        average = average.construct(parameters=parameters, **others)
+    if not isinstance(average, MovingAverage):
+        raise ConfigurationError(
+            f'"averages.{name}" is a {type(average).__name__}, but has to be an '
+            "allennlp_ema.MovingAverage"
+        )
+    return average

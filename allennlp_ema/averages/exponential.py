@@ -2,7 +2,8 @@ from typing import Any, Dict, Iterable, Optional, Union
 
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
-from allennlp_ema.averages.moving_average import MovingAverage, NamedParameter
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.averages.parameters import NamedParameter
 from allennlp_ema.common.checks import check_choice, check_number
 from allennlp_ema.weighting.decay_schedules import ConstantDecay, DecaySchedule, WarmupDecay
 
@@ -76,7 +77,7 @@ class ExponentialMovingAverage(MovingAverage):
             schedule = self._decay
         else:
             schedule = self._constant if num_updates is None else self._warmup
-        return 1.0 - schedule.over(self._updates_since_start(num_averaged, num_updates), interval)
+        return 1.0 - schedule.over(self.updates_since_start(num_averaged, num_updates), interval)
 
     def _changeable_settings(self) -> Dict[str, Any]:
         return {} if isinstance(self._decay, DecaySchedule) else {"decay": self._decay}

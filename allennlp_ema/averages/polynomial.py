@@ -1,6 +1,7 @@
 from typing import Any, Iterable, Optional
 
-from allennlp_ema.averages.moving_average import MovingAverage, NamedParameter
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.averages.parameters import NamedParameter
 from allennlp_ema.common.checks import check_number
 
 
@@ -32,7 +33,7 @@ class PolynomialMovingAverage(MovingAverage):
     def averaging_weight(
         self, num_averaged: int, num_updates: Optional[int], interval: int = 1
     ) -> float:
-        updates = self._updates_since_start(num_averaged, num_updates)
+        updates = self.updates_since_start(num_averaged, num_updates)
         # The parameters of update 1 are all there is of the trajectory then.
         if updates <= interval:
             return 1.0

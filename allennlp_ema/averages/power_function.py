@@ -1,6 +1,7 @@
 from typing import Any, Iterable, Optional
 
-from allennlp_ema.averages.moving_average import MovingAverage, NamedParameter
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.averages.parameters import NamedParameter
 from allennlp_ema.weighting.decay_schedules import PowerFunctionDecay
 
 
@@ -41,5 +42,5 @@ class PowerFunctionMovingAverage(MovingAverage):
     def averaging_weight(
         self, num_averaged: int, num_updates: Optional[int], interval: int = 1
     ) -> float:
-        updates = self._updates_since_start(num_averaged, num_updates)
+        updates = self.updates_since_start(num_averaged, num_updates)
         return 1.0 - self._schedule.over(updates, interval)

@@ -115,7 +115,7 @@ def write_snapshot(
     description = {
         "name": name,
         "specification": specification_of(average),
-        "counts": average._counts.as_dict(),
+        "counts": average.counts.as_dict(),
         "effective_window": average.effective_window(),
         "tied": tied,
     }

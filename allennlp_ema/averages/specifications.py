@@ -9,12 +9,11 @@ import math
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import numpy
-import torch
 from allennlp.common import Params
 from allennlp.common.checks import ConfigurationError
 
 from allennlp_ema.averages import BankMovingAverage
-from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.averages.moving_average import WEIGHTING_ALONE, MovingAverage
 from allennlp_ema.common.terminal import progress
 
 # What stands under "moving_average" in a configuration, {"type": ...}, in plain JSON values.
@@ -34,9 +33,6 @@ LENGTH_KEYS = {
 # Of these 0 is the plain mean, which has a length too.
 _EXPONENTS = ("eta", "gamma")
 
-# Of what averages are kept, and where, is no matter of their weights.
-_KEYS_BESIDE_WEIGHTS = ("include", "exclude", "shadow_device", "shadow_dtype")
-
 # A search for a length goes by this factor, and so many times at the most.
 _SEARCH_FACTOR = 1.25
 _SEARCH_STEPS = 16
@@ -47,16 +43,15 @@ def build_average(specification: Specification) -> MovingAverage:
     # Returns
 
     average : `MovingAverage`
-        As specified, but of one value, which stands for all parameters.
+        As specified, but of no parameters: only its `weighting` can be asked.
 
     # Raises
 
     `ConfigurationError` : if it cannot be built, is a bank, or is not one of allennlp_ema's.
     """
-    weighting = {k: v for k, v in specification.items() if k not in _KEYS_BESIDE_WEIGHTS}
     with _quietly():
         average = MovingAverage.from_params(
-            Params(copy.deepcopy(weighting)), parameters=[("value", torch.zeros(1))]
+            Params(copy.deepcopy(specification)), parameters=WEIGHTING_ALONE
         )
     if isinstance(average, BankMovingAverage):
         raise ConfigurationError(
@@ -244,14 +239,11 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    # Both log each construction, which here is of no average that anybody trains with.
-    names = ("allennlp.common.params", MovingAverage.__module__)
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
+    # It logs each key, which here is of no average that anybody trains with.
+    params_logger = logging.getLogger("allennlp.common.params")
+    level = params_logger.level
+    params_logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
+        params_logger.setLevel(level)

@@ -1,10 +1,17 @@
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
+import numpy
 from allennlp.common.checks import ConfigurationError
+from numpy import ndarray
 
-from allennlp_ema.averages.moving_average import MovingAverage, NamedParameter, in_bytes
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.averages.parameters import NamedParameter
+from allennlp_ema.averages.running_average import Move, RunningAverage
+from allennlp_ema.averages.states import matched
 from allennlp_ema.common.checks import check_integer
+from allennlp_ema.common.terminal import in_bytes
 from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
+from allennlp_ema.weighting.weighting import AveragingCounts, Update, Weighting
 
 
 # The name that a state carries is registered first, so it stands last.
@@ -32,52 +39,110 @@ class WindowMovingAverage(MovingAverage):
         self, parameters: Iterable[NamedParameter], window_size: int = 10, **kwargs: Any
     ) -> None:
         self.window_size = check_integer("window_size", window_size, minimum=1)
-        self._samples: List[ShadowWeights] = []
-        self._is_fresh = True
         super().__init__(parameters, **kwargs)
-        self._samples = [self._new_shadow_weights(keep_dtype=True) for _ in range(self.window_size)]
 
     def averaging_weight(self, num_averaged: int, num_updates: Optional[int]) -> float:
         return 1.0 / min(num_averaged + 1, self.window_size)
 
-    def effective_window(self) -> float:
-        return float(self.update_every * max(1, min(self.num_averaged, self.window_size)))
+    def _make_weighting(self) -> Weighting:
+        return _WindowWeighting(
+            self.averaging_weight, self.window_size, self.start_step, self.update_every
+        )
 
-    def _sample(self, num_averaged: int, weight: float) -> Tuple[ShadowWeights, float]:
-        return self._samples[num_averaged % self.window_size], 1.0
+    def _make_running_average(self, parameters: List[NamedParameter]) -> RunningAverage:
+        parameters = self.select(parameters)
+        samples = [self.new_shadow_weights(parameters, True) for _ in range(self.window_size)]
+        return _RunningWindow(self, self.weighting, self.new_shadow_weights(parameters), samples)
 
-    def _set_counts(self, counts: Any) -> None:
-        super()._set_counts(counts)
-        self._is_fresh = not self.num_averaged
+    def _memory_in_words(self) -> str:
+        parameters = self.running.shadow_weights.parameters
+        sample_bytes = sum(p.numel() * p.element_size() for p in parameters)
+        return (
+            f"{super()._memory_in_words()}, and {in_bytes(self.window_size * sample_bytes)} for a "
+            f"window of {self.window_size} samples"
+        )
 
-    def _all_shadow_weights(self) -> List[ShadowWeights]:
-        return [*super()._all_shadow_weights(), *self._samples]
 
-    def _samples_in_order(self) -> List[ShadowWeights]:
-        """What the window holds at present, the oldest sample first."""
-        newest = self.num_averaged
-        oldest = max(0, newest - self.window_size)
-        return [self._samples[number % self.window_size] for number in range(oldest, newest)]
+class _WindowWeighting(Weighting):
+    """
+    A window is what all samples have beyond those before the window: a combination of two plain
+    means, which are states of one recursion.
+    """
 
-    def _refresh(self) -> None:
+    def __init__(
+        self, rule: Callable[..., float], window_size: int, start_step: int, update_every: int
+    ) -> None:
+        super().__init__(rule, start_step, update_every)
+        self._window_size = window_size
+
+    def effective_window(self, counts: AveragingCounts) -> Optional[float]:
+        num_samples = min(counts.num_averaged, self._window_size)
+        return float(self.update_every * num_samples) if num_samples else None
+
+    def recursion_weights(self, num_updates: int) -> ndarray:
+        weights = self.update_weights(num_updates)
+        sampled = self.sampled_updates(num_updates)
+        weights[sampled - 1] = 1.0 / numpy.arange(1, len(sampled) + 1)
+        return weights
+
+    def terms(self, num_updates: int) -> List[Tuple[float, int]]:
+        sampled = self.sampled_updates(num_updates)
+        before = len(sampled) - self._window_size
+        if before <= 0:
+            return super().terms(num_updates)
+        return [
+            (len(sampled) / self._window_size, num_updates),
+            (-before / self._window_size, int(sampled[before - 1])),
+        ]
+
+
+class _RunningWindow(RunningAverage):
+    """Keeps the samples, and makes their mean when it is asked for."""
+
+    entries = [*RunningAverage.entries, "samples"]
+
+    def __init__(
+        self,
+        average: MovingAverage,
+        weighting: Weighting,
+        shadow_weights: ShadowWeights,
+        samples: List[ShadowWeights],
+    ) -> None:
+        super().__init__(average, weighting, shadow_weights)
+        self._samples = samples
+        self._is_fresh = True
+
+    def moves(self, update: Update) -> List[Move]:
+        if not update.is_sample:
+            return super().moves(update)
+        return [(self._samples[self.counts.num_averaged % len(self._samples)], 1.0)]
+
+    def commit(self, counts: AveragingCounts) -> None:
+        super().commit(counts)
+        self._is_fresh = not counts.num_averaged
+
+    def refresh(self) -> None:
         if not self._is_fresh:
             for number, sample in enumerate(self._samples_in_order()):
-                self._shadow_weights.lerp(sample, 1.0 / (number + 1))
+                self.shadow_weights.lerp(sample, 1.0 / (number + 1))
             self._is_fresh = True
 
-    def state_dict(self) -> Dict[str, Any]:
-        state = super().state_dict()
-        state["samples"] = [sample.values() for sample in self._samples_in_order()]
-        return state
+    def all_shadow_weights(self) -> List[ShadowWeights]:
+        return [*super().all_shadow_weights(), *self._samples]
 
-    def _prepared_load(self, state_dict: Dict[str, Any]) -> Callable[[], None]:
-        load_rest = super()._prepared_load(state_dict)
-        samples = [self._matched("samples", sample) for sample in state_dict["samples"]]
-        num_averaged = state_dict["counts"]["num_averaged"]
-        if len(samples) != min(num_averaged, self.window_size):
+    def state_dict(self) -> Dict[str, Any]:
+        samples = [sample.values() for sample in self._samples_in_order()]
+        return {**super().state_dict(), "samples": samples}
+
+    def prepare_load(self, state: Dict[str, Any]) -> Callable[[], None]:
+        load_rest = super().prepare_load(state)
+        expected = self.shadow_weights.values()
+        samples = [matched("samples", sample, expected) for sample in state["samples"]]
+        num_averaged = state["counts"]["num_averaged"]
+        if len(samples) != min(num_averaged, len(self._samples)):
             raise ConfigurationError(
-                f'"window_size" is {self.window_size}, but the state has {len(samples)} samples of '
-                f"{num_averaged} taken"
+                f'"window_size" is {len(self._samples)}, but the state has {len(samples)} samples '
+                f"of {num_averaged} taken"
             )
 
         def load() -> None:
@@ -88,9 +153,7 @@ class WindowMovingAverage(MovingAverage):
 
         return load
 
-    def _memory_in_words(self) -> str:
-        sample_bytes = sum(p.numel() * p.element_size() for p in self._shadow_weights.parameters)
-        return (
-            f"{super()._memory_in_words()}, and {in_bytes(self.window_size * sample_bytes)} for a "
-            f"window of {self.window_size} samples"
-        )
+    def _samples_in_order(self) -> List[ShadowWeights]:
+        """What the window holds at present, the oldest sample first."""
+        newest, size = self.counts.num_averaged, len(self._samples)
+        return [self._samples[number % size] for number in range(max(0, newest - size), newest)]

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from allennlp_ema.after_training.archives import PROVENANCE_NAME, WEIGHTS_NAME
 from allennlp_ema.after_training.finished_training import FinishedTraining
-from allennlp_ema.averages.moving_average import MovingAverage, in_bytes
+from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.averages.snapshot_files import read_snapshot
 from allennlp_ema.averages.specifications import Specification, build_average
-from allennlp_ema.common.terminal import print_table, progress
+from allennlp_ema.common.terminal import in_bytes, print_table, progress
 from allennlp_ema.common.torch_files import load_dictionary
 from allennlp_ema.weighting.weighting import AveragingCounts
 
@@ -202,9 +202,7 @@ def _averages(
 def _effective_window(specification: Specification, counts: AveragingCounts) -> Optional[float]:
     # One that was written elsewhere may not be there to be asked.
     with contextlib.suppress(ConfigurationError):
-        average = build_average(specification)
-        average._set_counts(counts)
-        return average.effective_window()
+        return build_average(specification).weighting.effective_window(counts)
     return None
 
 

@@ -162,7 +162,9 @@ def _candidates(
     candidates = []
     for value in progress(values, desc="solving for profiles"):
         specification = with_value({"type": arguments.type}, key, value)
-        candidates.append((value, specification, synthesis.solve(build_average(specification))))
+        candidates.append(
+            (value, specification, synthesis.solve(build_average(specification).weighting))
+        )
     smallest = min(combination.residual for _, _, combination in candidates)
     if smallest > arguments.max_residual:
         raise ConfigurationError(

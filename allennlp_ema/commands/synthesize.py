@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_can_be_written(arguments.output, arguments.force)
     wanted = build_average(arguments.average)
     synthesis = SnapshotSynthesis(training.snapshots(), arguments.num_updates)
-    combination = synthesis.solve(wanted)
+    combination = synthesis.solve(wanted.weighting)
     num_used = int(combination.coefficients.astype(bool).sum())
     print_table(
         ["average", "updates", "effective window", "residual", "noise amplification", "snapshots"],
@@ -120,11 +120,11 @@ def _refusal(
     nearest = nearest_within(
         arguments.average,
         synthesis.num_updates,
-        lambda average: synthesis.solve(average).residual,
+        lambda average: synthesis.solve(average.weighting).residual,
         arguments.max_residual,
     )
     if nearest is not None:
-        reached = synthesis.solve(build_average(nearest))
+        reached = synthesis.solve(build_average(nearest).weighting)
         refusal += (
             f"; what can be reached is {json.dumps(nearest)}, of an effective window of "
             f"{reached.effective_window:,.0f} updates in the place of "

@@ -34,3 +34,11 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: st
         table.add_row(*row)
     width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
     Console(width=width, markup=False, highlight=False).print(table)
+
+
+def in_bytes(num_bytes: int) -> str:
+    """`num_bytes` for people to read."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes} bytes"

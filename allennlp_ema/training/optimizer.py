@@ -12,6 +12,7 @@ from allennlp.training.optimizers import Optimizer
 from torch import Tensor
 
 from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.averages.states import copied
 from allennlp_ema.common.from_params import ExplainedFromParams
 
 logger = logging.getLogger(__name__)
@@ -128,13 +129,11 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
 
         `RuntimeError` : while averages are assigned. Nothing is changed then.
         """
-        try:
-            self.moving_average._refuse_while_assigned()
-        except RuntimeError as error:
+        if self.moving_average.is_assigned:
             raise RuntimeError(
                 "the parameters hold their averages at present, which are nothing to take a step "
                 "from: call swap_weights() before step()"
-            ) from error
+            )
         # Not every optimizer takes a closure, AllenNLP's "multi" does not.
         loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
         if self._averages_at_step:
@@ -208,14 +207,25 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         """
         return self.moving_average.average(parameter_or_name)
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self, copy: bool = False) -> Dict[str, Any]:
         """
+        # Parameters
+
+        copy : `bool`, optional (default = `False`)
+            Return tensors of its own, which stay what they are: for a state that is written in the
+            background, or kept.
+
         # Returns
 
         state : `Dict[str, Any]`
-            The state of the inner optimizer, and under `"moving_average"` that of the average.
+            The state of the inner optimizer, and under `"moving_average"` that of the average. Its
+            tensors are references, which the next step or swap changes.
         """
-        return {**self.optimizer.state_dict(), _AVERAGE_KEY: self.moving_average.state_dict()}
+        inner = self.optimizer.state_dict()
+        return {
+            **(copied(inner) if copy else inner),
+            _AVERAGE_KEY: self.moving_average.state_dict(copy),
+        }
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """
@@ -231,7 +241,7 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
                 f'the state of the optimizer has no "{_AVERAGE_KEY}": it is that of an optimizer '
                 "without an average"
             )
-        load_average = self.moving_average._prepared_load(state_dict[_AVERAGE_KEY])
+        load_average = self.moving_average.prepare_load(state_dict[_AVERAGE_KEY])
         self.optimizer.load_state_dict(
             {key: value for key, value in state_dict.items() if key != _AVERAGE_KEY}
         )

@@ -13,17 +13,13 @@ products of all states of two averages come from one pass over their weights: th
 themselves are never written down.
 """
 
-import inspect
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 import numpy
-from allennlp.common.checks import ConfigurationError
 from numpy import ndarray
 
-from allennlp_ema.averages import WindowMovingAverage
-from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.common.terminal import progress
-from allennlp_ema.weighting.weighting import AveragingCounts
+from allennlp_ema.weighting.weighting import AveragingCounts, Weighting
 
 # Keeps the coefficients of nearly equal states small, far below any residual that matters.
 _RIDGE = 1e-12
@@ -38,13 +34,12 @@ class AverageState(NamedTuple):
 
     # Parameters
 
-    average : `MovingAverage`
-        Only its weighting counts here, so it may be of any parameters.
+    weighting : `Weighting`
     num_updates : `int`
         0 or more.
     """
 
-    average: MovingAverage
+    weighting: Weighting
     num_updates: int
 
 
@@ -59,7 +54,7 @@ class Combination(NamedTuple):
     residual : `float`
         `|sum x_i p_i - q| / |q|`, the relative error of the profile, in the Euclidean norm.
     effective_window : `float`
-        Of the wanted average, in updates, as `MovingAverage.effective_window` has it.
+        Of the wanted average, in updates, as `Weighting.effective_window` has it.
     """
 
     coefficients: ndarray
@@ -79,7 +74,7 @@ class Synthesis:
     # Parameters
 
     states : `Sequence[AverageState]`
-        What there is to combine. States of one average share one object.
+        What there is to combine. States of one average share one weighting.
     """
 
     def __init__(self, states: Sequence[AverageState]) -> None:
@@ -102,7 +97,7 @@ class Synthesis:
         return Combination(
             coefficients,
             residual=float(numpy.sqrt(max(error, 0.0) / square)),
-            effective_window=wanted.average.update_every / square,
+            effective_window=wanted.weighting.update_every / square,
         )
 
 
@@ -129,22 +124,22 @@ def profile(state: AverageState) -> ndarray:
         `(num_updates + 1,)`.
     """
     values = numpy.zeros(state.num_updates + 1)
-    for coefficient, num_updates in _terms(state):
-        weights = _recursion_weights(state.average, num_updates)
+    for coefficient, num_updates in state.weighting.terms(state.num_updates):
+        weights = state.weighting.recursion_weights(num_updates)
         left = _left_at_end(1.0 - weights)
         values[: num_updates + 1] += coefficient * left * numpy.append(1.0, weights)
     return values
 
 
-def expected_counts(average: MovingAverage, num_updates: Sequence[int]) -> List[AveragingCounts]:
+def expected_counts(weighting: Weighting, num_updates: Sequence[int]) -> List[AveragingCounts]:
     """
-    The counts that `average` has after each of `num_updates`, ascending, if nothing disturbed it:
+    The counts that an average has after each of `num_updates`, ascending, if nothing disturbed it:
     no change of its decay, no update left out. `sampled_share`, which the others imply, is left at
     its default.
     """
     last = num_updates[-1]
-    weights = update_weights(average, last)
-    sampled = sampled_updates(average, last)
+    weights = weighting.update_weights(last)
+    sampled = weighting.sampled_updates(last)
     nums_averaged = numpy.searchsorted(sampled, num_updates, side="right").tolist()
     squares = _products_at(weights, weights, num_updates).tolist()
     return [
@@ -158,91 +153,6 @@ def expected_counts(average: MovingAverage, num_updates: Sequence[int]) -> List[
     ]
 
 
-def sampled_updates(average: MovingAverage, num_updates: int) -> ndarray:
-    """
-    # Returns
-
-    numbers : `ndarray`
-        The numbers, up to `num_updates`, of the updates at which `average` takes a sample,
-        `(num_averaged,)`.
-    """
-    # The trainer's first update is number 1, so only a later start samples at its own 0.
-    first = average.start_step or average.update_every
-    return numpy.arange(first, num_updates + 1, average.update_every)
-
-
-def update_weights(average: MovingAverage, num_updates: int) -> ndarray:
-    """
-    # Parameters
-
-    average : `MovingAverage`
-    num_updates : `int`
-        How many updates to go through, numbered from 1 as the trainer does.
-
-    # Returns
-
-    weights : `ndarray`
-        The weight of the parameters after each update, `average += weight * (parameters -
-        average)`, `(num_updates,)`: 1 before `start_step`, 0 where no sample is taken.
-
-    # Raises
-
-    `ConfigurationError` : if a weight is not within [0, 1].
-    """
-    sampled = sampled_updates(average, num_updates)
-    takes_interval = "interval" in inspect.signature(average.averaging_weight).parameters
-
-    def sample_weights() -> Iterator[float]:
-        counts = AveragingCounts()
-        for num_averaged, since_start in enumerate((sampled - average.start_step).tolist()):
-            # At `start_step` itself the average equals the parameters of one update before.
-            interval = {"interval": average.update_every if since_start else 1}
-            weight = average.averaging_weight(
-                num_averaged, since_start, **(interval if takes_interval else {})
-            )
-            if average.zero_debias:
-                counts = counts.sample(since_start, weight, zero_debias=True)
-                weight = counts.last_weight
-            yield weight
-
-    weights = numpy.zeros(num_updates)
-    weights[: max(average.start_step - 1, 0)] = 1.0
-    weights[sampled - 1] = numpy.fromiter(sample_weights(), float, len(sampled))
-    # The negation also refuses a NaN.
-    if not ((weights >= 0.0) & (weights <= 1.0)).all():
-        raise ConfigurationError(
-            f"{type(average).__name__}.averaging_weight gives weights from {weights.min()} to "
-            f"{weights.max()}, but a weight has to be within [0, 1]"
-        )
-    return weights
-
-
-def _recursion_weights(average: MovingAverage, num_updates: int) -> ndarray:
-    """The weights of the recursion whose states `_terms` combines."""
-    weights = update_weights(average, num_updates)
-    if isinstance(average, WindowMovingAverage):
-        sampled = sampled_updates(average, num_updates)
-        weights[sampled - 1] = 1.0 / numpy.arange(1, len(sampled) + 1)
-    return weights
-
-
-def _terms(state: AverageState) -> List[Tuple[float, int]]:
-    """
-    The state as a combination of states of a recursion, each by its number of updates. A window is
-    what all samples have beyond those before the window: a combination of two plain means.
-    """
-    average, num_updates = state
-    if isinstance(average, WindowMovingAverage):
-        sampled = sampled_updates(average, num_updates)
-        before = len(sampled) - average.window_size
-        if before > 0:
-            return [
-                (len(sampled) / average.window_size, num_updates),
-                (-before / average.window_size, int(sampled[before - 1])),
-            ]
-    return [(1.0, num_updates)]
-
-
 class _States:
     """
     States and the inner products of their profiles.
@@ -252,22 +162,22 @@ class _States:
     """
 
     def __init__(self, states: Sequence[AverageState]) -> None:
-        terms = [_terms(state) for state in states]
-        averages = {id(state.average): state.average for state in states}
+        terms = [state.weighting.terms(state.num_updates) for state in states]
+        weightings = {id(state.weighting): state.weighting for state in states}
         self._recursions: List[Tuple[ndarray, ndarray]] = []
         columns: Dict[Tuple[int, int], int] = {}
-        for key, average in progress(averages.items(), desc="weights of averages"):
+        for key, weighting in progress(weightings.items(), desc="weights of averages"):
             times = sorted(
-                {time for s, ts in zip(states, terms) if s.average is average for _, time in ts}
+                {time for s, ts in zip(states, terms) if s.weighting is weighting for _, time in ts}
             )
             for time in times:
                 columns[key, time] = len(columns)
-            weights = _recursion_weights(average, times[-1])
+            weights = weighting.recursion_weights(times[-1])
             self._recursions.append((weights, numpy.array(times)))
         self._mixing = numpy.zeros((len(states), len(columns)))
         for row, (state, state_terms) in enumerate(zip(states, terms)):
             for coefficient, time in state_terms:
-                self._mixing[row, columns[id(state.average), time]] = coefficient
+                self._mixing[row, columns[id(state.weighting), time]] = coefficient
 
     def inner_products(self, others: "_States") -> ndarray:
         """The inner products of all profiles with all of `others`, `(num_states, num_others)`."""

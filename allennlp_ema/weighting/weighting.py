@@ -1,8 +1,14 @@
 """
-What an average is in numbers alone: which updates it sampled, with which weights. No tensors here.
+What an average is in numbers alone: which updates it samples, and with which weights.
 """
 
-from typing import Dict, NamedTuple, Union
+import inspect
+from numbers import Real
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+
+import numpy
+from allennlp.common.checks import ConfigurationError
+from numpy import ndarray
 
 Number = Union[int, float]
 
@@ -57,3 +63,181 @@ class AveragingCounts(NamedTuple):
 
     def as_dict(self) -> Dict[str, Number]:
         return dict(self._asdict())
+
+
+class Update(NamedTuple):
+    """
+    What an update does to an average.
+
+    # Parameters
+
+    counts : `AveragingCounts`
+        After it.
+    weight : `float`
+        Of the parameters, within [0, 1].
+    is_sample : `bool`
+        Whether it takes a sample. One that does not may still copy the parameters: before
+        `start_step`, and until there is a sample.
+    """
+
+    counts: AveragingCounts
+    weight: float
+    is_sample: bool
+
+
+class Weighting:
+    """
+    Which updates an average samples, and with which weights: of one update after the other in a
+    training, and of a whole run for what is made after it.
+
+    ```python
+    >>> mean = Weighting(lambda num_averaged, num_updates: 1.0 / (num_averaged + 1), update_every=2)
+    >>> mean.update_weights(6).round(2).tolist()
+    [1.0, 1.0, 0.0, 0.5, 0.0, 0.33]
+
+    ```
+
+    # Parameters
+
+    rule : `Callable[..., float]`
+        The weight of a sample, see `MovingAverage.averaging_weight`.
+    start_step : `int`, optional (default = `0`)
+        While `num_updates < start_step` the average equals the parameters.
+    update_every : `int`, optional (default = `1`)
+        A sample is taken at the updates where `(num_updates - start_step) % update_every == 0`.
+    zero_debias : `bool`, optional (default = `False`)
+        Divide each weight by the share of the average that comes from samples.
+    """
+
+    def __init__(
+        self,
+        rule: Callable[..., float],
+        start_step: int = 0,
+        update_every: int = 1,
+        zero_debias: bool = False,
+    ) -> None:
+        self.start_step = start_step
+        self.update_every = update_every
+        self.zero_debias = zero_debias
+        self._rule = rule
+        self._takes_interval = "interval" in inspect.signature(rule).parameters
+        # By whether updates are numbered. It may take as many steps to find out as an interval has.
+        self._forgets: Dict[bool, bool] = {}
+
+    def next(self, counts: AveragingCounts, num_updates: Optional[int] = None) -> Update:
+        """
+        # Parameters
+
+        counts : `AveragingCounts`
+            Before the update.
+        num_updates : `int`, optional (default = `None`)
+            The number of the update. `None` means one more than the last one's.
+
+        # Raises
+
+        `ConfigurationError` : if the rule gives a weight that is not within [0, 1].
+        """
+        number = counts.num_updates + 1 if num_updates is None else int(num_updates)
+        since_start = number - self.start_step
+        if since_start < 0:
+            return Update(AveragingCounts(number), 1.0, False)
+        is_numbered = num_updates is not None
+        if since_start % self.update_every:
+            copies = not counts.num_averaged and self._forgets_initial_value(is_numbered)
+            return Update(counts.skip(number), 1.0 if copies else 0.0, False)
+        weight = self._weight(counts.num_averaged, since_start, is_numbered)
+        sampled = counts.sample(number, weight, self.zero_debias)
+        return Update(sampled, sampled.last_weight, True)
+
+    def updates_since_start(self, num_averaged: int) -> int:
+        """The number, counted from `start_step`, of the update after `num_averaged` samples."""
+        # The first update is number 1, so only a later start samples at its own 0.
+        first = 0 if self.start_step else self.update_every
+        return first + num_averaged * self.update_every
+
+    def effective_window(self, counts: AveragingCounts) -> Optional[float]:
+        """
+        # Returns
+
+        window : `Optional[float]`
+            The length in updates of the uniform average with as much averaging in it:
+            `update_every / sum of squared weights`. `None` before the first sample.
+        """
+        return self.update_every / counts.sum_of_squares if counts.num_averaged else None
+
+    def sampled_updates(self, num_updates: int) -> ndarray:
+        """
+        # Returns
+
+        numbers : `ndarray`
+            The numbers, up to `num_updates`, of the updates that are sampled, `(num_averaged,)`.
+        """
+        first = self.start_step + self.updates_since_start(0)
+        return numpy.arange(first, num_updates + 1, self.update_every)
+
+    def update_weights(self, num_updates: int) -> ndarray:
+        """
+        # Parameters
+
+        num_updates : `int`
+            How many updates to go through, numbered from 1 as the trainer does.
+
+        # Returns
+
+        weights : `ndarray`
+            The weight of the parameters after each update, `average += weight * (parameters -
+            average)`, `(num_updates,)`.
+
+        # Raises
+
+        `ConfigurationError` : if a weight is not within [0, 1].
+        """
+        weights = numpy.zeros(num_updates)
+        sampled = self.sampled_updates(num_updates)
+        copied = self.start_step - 1
+        if self._forgets_initial_value(True):
+            copied = self.start_step + self.updates_since_start(0) - 1
+        weights[: max(copied, 0)] = 1.0
+        weights[sampled - 1] = numpy.fromiter(self._sample_weights(sampled), float, len(sampled))
+        return weights
+
+    def recursion_weights(self, num_updates: int) -> ndarray:
+        """The weights of the recursion whose states `terms` combines, `(num_updates,)`."""
+        return self.update_weights(num_updates)
+
+    def terms(self, num_updates: int) -> List[Tuple[float, int]]:
+        """
+        The average after `num_updates` as a combination of states of a recursion, each by its
+        coefficient and its number of updates.
+        """
+        return [(1.0, num_updates)]
+
+    def _sample_weights(self, sampled: ndarray) -> Iterator[float]:
+        counts = AveragingCounts()
+        for num_averaged, since_start in enumerate((sampled - self.start_step).tolist()):
+            weight = self._weight(num_averaged, since_start, True)
+            if self.zero_debias:
+                counts = counts.sample(since_start, weight, zero_debias=True)
+                weight = counts.last_weight
+            yield weight
+
+    def _forgets_initial_value(self, is_numbered: bool) -> bool:
+        """Whether the first sample takes the place of the initial value."""
+        if is_numbered not in self._forgets:
+            first = self._weight(0, self.updates_since_start(0), is_numbered)
+            self._forgets[is_numbered] = first == 1.0 or (self.zero_debias and first > 0.0)
+        return self._forgets[is_numbered]
+
+    def _weight(self, num_averaged: int, since_start: int, is_numbered: bool) -> float:
+        arguments: Dict[str, Any] = {}
+        if self._takes_interval:
+            # At `start_step` itself the average equals the parameters of one update before.
+            arguments["interval"] = self.update_every if since_start else 1
+        weight = self._rule(num_averaged, since_start if is_numbered else None, **arguments)
+        # The negation also refuses a NaN.
+        if not (isinstance(weight, Real) and 0.0 <= weight <= 1.0):
+            raise ConfigurationError(
+                f"{self._rule.__qualname__} gives {weight!r} for num_averaged = {num_averaged}, "
+                f"num_updates = {since_start}, but a weight has to be within [0, 1]"
+            )
+        return float(weight)

@@ -67,7 +67,7 @@ def true_average(trajectory: Tensor, specification: Dict[str, Any]) -> Tensor:
 def relative_error(recorded: Recorded, specification: Dict[str, Any], num_updates: int) -> Any:
     """Of the synthesized average against the true one, what it may be, and the residual."""
     synthesis = recorded.synthesis(num_updates=num_updates)
-    combination = synthesis.solve(build_average(specification))
+    combination = synthesis.solve(build_average(specification).weighting)
     trajectory = recorded.trajectory[: num_updates + 1]
     true = true_average(trajectory, specification)
     ((name, value),) = synthesis.combine(combination)
@@ -103,7 +103,7 @@ def test_a_synthesized_average_is_as_near_to_the_true_one_as_its_residual_says(
 @pytest.mark.parametrize("name", ["short", "long"])
 def test_a_tracked_average_is_its_snapshot_bit_for_bit(name, recorded):
     synthesis = recorded.synthesis()
-    combination = synthesis.solve(build_average(BANK["averages"][name]))
+    combination = synthesis.solve(build_average(BANK["averages"][name]).weighting)
     ((_, value),) = synthesis.combine(combination)
     snapshot = load_file(str(snapshot_path(recorded.directory, 2000, name)))
     assert torch.equal(value.float(), torch.from_numpy(snapshot["weight"]))
@@ -190,7 +190,7 @@ def test_a_model_gets_the_averages_by_name_and_keeps_the_rest(tmp_path):
     average.apply(1)
     write(tmp_path, "uniform", average)
     synthesis = SnapshotSynthesis(find_snapshots(tmp_path))
-    combination = synthesis.solve(build_average({"type": "uniform"}))
+    combination = synthesis.solve(build_average({"type": "uniform"}).weighting)
     weights = {name: torch.zeros(2, dtype=torch.float16) for name in ("first", "second", "buffer")}
     synthesis.copy_into(weights, combination)
     assert {name: value.tolist() for name, value in weights.items()} == {

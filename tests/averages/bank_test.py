@@ -187,7 +187,7 @@ def test_state_holds_all():
     follow(again, others, trajectory[6:], first=6)
     for name in average.averages:
         assert torch.equal(average.average("weight", of=name), again.average("weight", of=name))
-        assert average.averages[name]._counts == again.averages[name]._counts
+        assert average.averages[name].counts == again.averages[name].counts
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_what_a_snapshot_says_of_itself(name, tmp_path):
     snapshot = read_snapshot(written(tmp_path, average, "it"))
     assert snapshot.name == "it"
     assert snapshot.specification == specification_of(average)
-    assert snapshot.counts == average._counts
+    assert snapshot.counts == average.counts
     assert (snapshot.num_updates, snapshot.effective_window) == (6, average.effective_window())
     assert (snapshot.shapes, snapshot.tied, snapshot.num_bytes) == ({"weight": (2,)}, {}, 8)
 

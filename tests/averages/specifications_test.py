@@ -19,6 +19,7 @@ from allennlp_ema.averages.specifications import (
     specification_of,
     with_value,
 )
+from allennlp_ema.weighting.profiles import expected_counts
 from tests.support.every_average import EVERY_AVERAGE, built
 from tests.support.trajectories import named_parameter
 
@@ -147,9 +148,8 @@ def test_what_no_factor_leads_to_is_refused(key, start, end):
 
 
 def effective_window(average: MovingAverage) -> float:
-    for number in range(1, 1001):
-        average.apply(number)
-    return average.effective_window()
+    (counts,) = expected_counts(average.weighting, [1000])
+    return average.weighting.effective_window(counts)
 
 
 @pytest.mark.parametrize(

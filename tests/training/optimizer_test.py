@@ -199,8 +199,8 @@ def test_step_that_grad_scaler_skips_moves_neither_average_nor_count(inner: str)
         if overflows:
             assert differences(average_before, averages(optimizer)) == []
         else:
-            for (_, parameter), value in zip(
-                reference._averaged_parameters, weights(model).values()
+            for parameter, value in zip(
+                reference.running.shadow_weights.parameters, weights(model).values()
             ):
                 parameter.data.copy_(value)
             reference.apply(num_steps)

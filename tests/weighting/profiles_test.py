@@ -16,8 +16,8 @@ from allennlp_ema.weighting.profiles import (
     Synthesis,
     expected_counts,
     profile,
-    update_weights,
 )
+from allennlp_ema.weighting.weighting import Weighting
 from tests.support.trajectories import averages_along, named_parameter
 
 Specification = Dict[str, Any]
@@ -57,7 +57,7 @@ def power_function(sigma_rel: float) -> MovingAverage:
 def sixteen_each(num_updates: int, sigma_rels=(0.05, 0.10)) -> List[AverageState]:
     """16 evenly spaced states of each power function average."""
     return [
-        AverageState(average, round(number * num_updates / 16))
+        AverageState(average.weighting, round(number * num_updates / 16))
         for average in map(power_function, sigma_rels)
         for number in range(1, 17)
     ]
@@ -77,7 +77,7 @@ def test_a_profile_is_what_the_average_itself_makes_of_unit_vectors(specificatio
     average = make(**specification, **sampling)
     for after in (0, 1, 2, 6, 7, 8, 29, 30):
         expected = averages[after].numpy()
-        found = profile(AverageState(average, after))
+        found = profile(AverageState(average.weighting, after))
         numpy.testing.assert_allclose(found, expected[: after + 1], rtol=0, atol=1e-14)
         assert not expected[after + 1 :].any()
 
@@ -91,8 +91,8 @@ def test_expected_counts_are_those_that_the_average_counts(specification, sampli
     for number in range(1, 31):
         average.apply(number)
         if number in after:
-            counted.append(average._counts)
-    for expected, counts in zip(expected_counts(average, after), counted):
+            counted.append(average.counts)
+    for expected, counts in zip(expected_counts(average.weighting, after), counted):
         assert expected.num_updates == counts.num_updates
         assert expected.num_averaged == counts.num_averaged
         assert expected.last_weight == counts.last_weight
@@ -108,12 +108,12 @@ states_of_any_average = st.lists(
 
 @given(states_of_any_average, states_of_any_average.map(lambda states: states[0]))
 def test_the_solution_is_that_of_the_profiles_written_down(chosen, wanted):
-    averages: Dict[str, MovingAverage] = {}
+    weightings: Dict[str, Weighting] = {}
     states = [
-        AverageState(averages.setdefault(str((s, w)), make(**s, **w)), num_updates)
+        AverageState(weightings.setdefault(str((s, w)), make(**s, **w).weighting), num_updates)
         for s, w, num_updates in chosen
     ]
-    wanted_state = AverageState(make(**wanted[0], **wanted[1]), wanted[2])
+    wanted_state = AverageState(make(**wanted[0], **wanted[1]).weighting, wanted[2])
     found = Synthesis(states).solve(wanted_state)
     num_updates = max(state.num_updates for state in [*states, wanted_state])
     profiles = dense(states, num_updates)
@@ -126,7 +126,7 @@ def test_the_solution_is_that_of_the_profiles_written_down(chosen, wanted):
     assert found.coefficients.sum() == pytest.approx(1.0, abs=1e-9)
     assert found.residual == pytest.approx(residual(found.coefficients), abs=1e-6)
     assert found.effective_window == pytest.approx(
-        wanted_state.average.update_every / (target @ target)
+        wanted_state.weighting.update_every / (target @ target)
     )
     # Eliminating the first coefficient by the condition on their sum leaves a plain least squares.
     others, *_ = numpy.linalg.lstsq(
@@ -154,7 +154,7 @@ def test_the_solution_is_that_of_the_profiles_written_down(chosen, wanted):
     ids=str,
 )
 def test_what_16_states_each_of_two_power_functions_reach(wanted, residual, noise_amplification):
-    solution = Synthesis(sixteen_each(2000)).solve(AverageState(make(**wanted), 2000))
+    solution = Synthesis(sixteen_each(2000)).solve(AverageState(make(**wanted).weighting, 2000))
     assert solution.residual == pytest.approx(residual, abs=5e-5)
     assert solution.noise_amplification == pytest.approx(noise_amplification, abs=0.05)
 
@@ -163,15 +163,16 @@ def test_a_tracked_average_is_given_back_alone():
     states = sixteen_each(2000)
     synthesis = Synthesis(states)
     for index in (0, 7, 15, 16, 31):
-        average, num_updates = states[index]
-        solution = synthesis.solve(AverageState(power_function(average.sigma_rel), num_updates))
+        sigma_rel = 0.05 if index < 16 else 0.10
+        wanted = AverageState(power_function(sigma_rel).weighting, states[index].num_updates)
+        solution = synthesis.solve(wanted)
         assert solution.coefficients.tolist() == numpy.eye(32)[index].tolist()
         assert solution.residual < 1e-6
 
 
 def test_states_that_are_there_twice_share_their_coefficient():
     states = sixteen_each(2000)
-    wanted = AverageState(power_function(0.07), 2000)
+    wanted = AverageState(power_function(0.07).weighting, 2000)
     once = Synthesis(states).solve(wanted)
     twice = Synthesis([*states, *sixteen_each(2000)]).solve(wanted)
     assert twice.residual == pytest.approx(once.residual, rel=1e-6)
@@ -205,7 +206,7 @@ def test_the_continuous_solution_is_approached_as_training_gets_longer():
     for num_updates in (512, 4096, 32768):
         states = sixteen_each(num_updates)
         synthesis = Synthesis(states)
-        solution = synthesis.solve(AverageState(power_function(0.15), num_updates))
+        solution = synthesis.solve(AverageState(power_function(0.15).weighting, num_updates))
         distances.append(abs(solution.coefficients - continuous).max())
         residual_distances.append(abs(solution.residual - residual))
         profiles = [profile(states[i]) for i in (7, 31)]
@@ -221,9 +222,11 @@ def test_the_continuous_solution_is_approached_as_training_gets_longer():
 def test_profiles_of_long_trainings_are_not_written_down():
     num_updates = 20_000
     averages = [power_function(sigma_rel) for sigma_rel in (0.05, 0.10)]
-    states = [AverageState(a, n * num_updates // 100) for a in averages for n in range(1, 101)]
+    states = [
+        AverageState(a.weighting, n * num_updates // 100) for a in averages for n in range(1, 101)
+    ]
     tracemalloc.start()
-    solution = Synthesis(states).solve(AverageState(power_function(0.15), num_updates))
+    solution = Synthesis(states).solve(AverageState(power_function(0.15).weighting, num_updates))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert solution.residual < 0.001
@@ -233,8 +236,8 @@ def test_profiles_of_long_trainings_are_not_written_down():
 
 def test_weights_that_underflow_in_a_long_training_are_exact_where_they_count():
     average = make(type="exponential", decay={"type": "half_life", "half_life": 10.0})
-    states = [AverageState(average, 50_000), AverageState(average, 100_000)]
-    wanted = AverageState(make(type="uniform", start_step=99_991), 100_000)
+    states = [AverageState(average.weighting, 50_000), AverageState(average.weighting, 100_000)]
+    wanted = AverageState(make(type="uniform", start_step=99_991).weighting, 100_000)
     solution = Synthesis(states).solve(wanted)
     # Nothing of the earlier state is left in the later one.
     earlier, later = dense(states, 100_000)
@@ -253,4 +256,4 @@ def test_a_weight_outside_its_range_is_refused():
             return 1.5 if num_averaged == 3 else 0.5
 
     with pytest.raises(ConfigurationError, match=r"Wild.*1\.5.*within \[0, 1\]"):
-        update_weights(Wild(named_parameter(torch.zeros(1))), 10)
+        Wild(named_parameter(torch.zeros(1))).weighting.update_weights(10)

@@ -1,17 +1,16 @@
+import itertools
 import logging
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict
 
-import torch
-import torch.distributed as dist
 from allennlp.common.util import is_distributed
 from allennlp.training import GradientDescentTrainer
 from allennlp.training.callbacks import TrainerCallback
-from torch import Tensor
 
+from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.common.checks import check_choice, check_integer
 from allennlp_ema.common.from_params import ExplainedFromParams
-from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
+from allennlp_ema.training.callbacks.averaged_buffers import AveragedBuffers
 from allennlp_ema.training.callbacks.recalibrated_statistics import (
     RecalibratedStatistics,
     norms_with_statistics,
@@ -59,9 +58,7 @@ class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
         super().__init__(serialization_dir)
         self.mode = check_choice("mode", mode, ["recalibrate", "average"])
         self.num_batches = check_integer("num_batches", num_batches, minimum=1)
-        self._recalibrated: List[RecalibratedStatistics] = []
-        self._followed: List[Tuple[torch.nn.Module, str, Tensor]] = []
-        self._followers: List[ShadowWeights] = []
+        # Checkpoints had the buffers here before they were in the state of the average.
         self._loaded_state: Dict[str, Any] = {}
 
     def on_start(
@@ -72,50 +69,31 @@ class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
             return
         super().on_start(trainer, is_primary, **kwargs)
         average = average_of(trainer, "moving_average_buffers")
+        attachment: Attachment
         if self.mode == "recalibrate":
-            self._recalibrate_with(average, trainer)
+            num_buffers = len(norms_with_statistics(trainer.model))
+            logger.info("The averaged model has %d batch norms to recalibrate", num_buffers)
+            attachment = RecalibratedStatistics(trainer, self.num_batches)
         else:
-            self._average_with(average, trainer.model)
+            attachment = AveragedBuffers(trainer.model)
+            num_buffers = len(attachment.tensors())
+            logger.info("The averaged model has %d averaged buffers", num_buffers)
+        if num_buffers:
+            average.attach(attachment)
+            self._load_former_state(average, attachment.name)
 
-    def _recalibrate_with(self, average: MovingAverage, trainer: GradientDescentTrainer) -> None:
-        num_norms = len(norms_with_statistics(trainer.model))
-        logger.info("The averaged model has %d batch norms to recalibrate", num_norms)
-        for member in average.members() if num_norms else []:
-            statistics = RecalibratedStatistics(trainer, member, self.num_batches)
-            self._recalibrated.append(statistics)
-            member.companions.append(statistics)
-        for statistics, state in zip(self._recalibrated, self._loaded_state.get("statistics", [])):
-            statistics.load_state_dict(state)
-
-    def _average_with(self, average: MovingAverage, model: torch.nn.Module) -> None:
-        places = _floating_point_buffers(model)
-        buffers = {name: module.get_buffer(key) for name, (module, key) in places.items()}
-        logger.info("The averaged model has %d averaged buffers", len(buffers))
-        if not buffers:
-            return
-        self._followed = [(*places[name], buffer) for name, buffer in buffers.items()]
-        average.before_update.append(self._follow)
-        self._followers = [
-            shadow_weights.add_follower(buffers.items())
-            for shadow_weights in average._all_shadow_weights()
-        ]
-        for follower, averages in zip(self._followers, self._loaded_state.get("averages", [])):
-            follower.load(averages)
-
-    def _follow(self) -> None:
-        with torch.no_grad():
-            for module, key, followed in self._followed:
-                if module._buffers[key] is not followed:
-                    # Some modules put a new tensor in the place of the old one.
-                    module._buffers[key] = followed.copy_(module.get_buffer(key))
-            if is_distributed():
-                # The primary's, as `DistributedDataParallel` does before the next batch.
-                followed_tensors = [followed for _, _, followed in self._followed]
-                flat = torch.cat([followed.reshape(-1) for followed in followed_tensors])
-                dist.broadcast(flat, src=0)
-                pieces = flat.split([followed.numel() for followed in followed_tensors])
-                for followed, piece in zip(followed_tensors, pieces):
-                    followed.copy_(piece.view_as(followed))
+    def _load_former_state(self, average: MovingAverage, name: str) -> None:
+        statistics = iter(self._loaded_state.get("statistics", []))
+        averages = iter(self._loaded_state.get("averages", []))
+        for member in average.members() if self._loaded_state else []:
+            num_averages = len(member.running.all_shadow_weights())
+            member.running.load_attachment(
+                name,
+                {
+                    "own": next(statistics, {}),
+                    "averages": list(itertools.islice(averages, num_averages)),
+                },
+            )
 
     def on_epoch(
         self,
@@ -125,34 +103,11 @@ class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
         is_primary: bool = True,
         **kwargs: Any,
     ) -> None:
-        if is_distributed() and self._recalibrated:
+        if is_distributed() and self.mode == "recalibrate":
             # Next the primary alone assigns the averages, to save them.
             with average_of(trainer, "moving_average_buffers").average_values():
                 pass
 
-    def state_dict(self) -> Dict[str, Any]:
-        return {
-            "statistics": [statistics.state_dict() for statistics in self._recalibrated],
-            "averages": [follower.values() for follower in self._followers],
-        }
-
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         # The trainer loads its callbacks before they get to know it.
         self._loaded_state = state_dict
-
-
-def _floating_point_buffers(model: torch.nn.Module) -> Dict[str, Tuple[torch.nn.Module, str]]:
-    """Where the floating-point buffers are that a state dict holds, by name."""
-    return {
-        f"{prefix}.{key}" if prefix else key: (module, key)
-        for prefix, module in model.named_modules()
-        for key, buffer in module.named_buffers(recurse=False)
-        if buffer.is_floating_point()
-        and key not in module._non_persistent_buffers_set
-        and not _is_expanded(buffer)
-    }
-
-
-def _is_expanded(buffer: Tensor) -> bool:
-    """Whether its values share memory, so that nobody can write to them and they stay the same."""
-    return any(size > 1 and stride == 0 for size, stride in zip(buffer.shape, buffer.stride()))

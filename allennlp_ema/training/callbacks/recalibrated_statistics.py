@@ -4,7 +4,7 @@ Running statistics of batch norms, computed afresh for a model that holds averag
 
 import contextlib
 import logging
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import torch
 from allennlp.common import Tqdm
@@ -14,8 +14,10 @@ from allennlp.nn.util import dist_reduce_sum
 from allennlp.training import GradientDescentTrainer
 from torch import Tensor
 
+from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.training.callbacks.undisturbed_training import same_data, undisturbed_training
+from allennlp_ema.weighting.weighting import AveragingCounts
 
 logger = logging.getLogger(__name__)
 
@@ -35,60 +37,69 @@ def norms_with_statistics(model: torch.nn.Module) -> Dict[str, _Norm]:
     }
 
 
-class RecalibratedStatistics:
+class RecalibratedStatistics(Attachment):
     """
-    A companion of an average: while that is assigned, the running statistics in the model are those
+    Running statistics that go with an average: while it is assigned, those in the model are those
     of the averaged model. They are computed when the average has changed since the last time.
 
     # Parameters
 
     trainer : `GradientDescentTrainer`
         Whose model and training data these are.
-    average : `MovingAverage`
     num_batches : `int`
         Of the training loader, on each process.
     """
 
-    def __init__(
-        self, trainer: GradientDescentTrainer, average: MovingAverage, num_batches: int
-    ) -> None:
+    name = "recalibrated_statistics"
+
+    def __init__(self, trainer: GradientDescentTrainer, num_batches: int) -> None:
         self._trainer = trainer
-        self._average = average
         self._num_batches = num_batches
         self._norms = norms_with_statistics(trainer.model)
-        self._recalibrated: Dict[str, Statistics] = {}
         # An average gets new counts with every change.
-        self._counts_then: Any = None
-        self._raw: Dict[str, Statistics] = {}
+        self._recalibrated: Dict[MovingAverage, Tuple[AveragingCounts, Dict[str, Statistics]]] = {}
+        self._raw: Optional[Dict[str, Statistics]] = None
         self._has_warned = False
 
-    def __enter__(self) -> None:
-        if self._counts_then is not self._average._counts:
-            self._recalibrated = self._recalibrate()
-            self._counts_then = self._average._counts
-        self._raw = {name: _statistics(norm) for name, norm in self._norms.items()}
-        self._put(self._recalibrated)
+    def assign(self, average: MovingAverage) -> None:
+        counts, statistics = self._recalibrated.get(average, (None, {}))
+        if counts is not average.counts:
+            statistics = self.recalibrate()
+            self._recalibrated[average] = average.counts, statistics
+        self._raw = self.present()
+        self.put(statistics)
 
-    def __exit__(self, *exception: Any) -> None:
-        self._put(self._raw)
+    def restore(self, average: MovingAverage) -> None:
+        if self._raw is not None:
+            self.put(self._raw)
+            self._raw = None
 
-    def _put(self, statistics: Dict[str, Statistics]) -> None:
+    def keep(self, average: MovingAverage) -> None:
+        self._raw = None
+
+    def state_dict(self, average: MovingAverage) -> Dict[str, Any]:
+        counts, statistics = self._recalibrated.get(average, (None, {}))
+        if counts is not average.counts:
+            return {}
+        return {"counts": average.counts.as_dict(), "statistics": statistics}
+
+    def load_state_dict(self, average: MovingAverage, state_dict: Dict[str, Any]) -> None:
+        if state_dict.get("counts") == average.counts.as_dict():
+            self._recalibrated[average] = average.counts, state_dict["statistics"]
+
+    def present(self) -> Dict[str, Statistics]:
+        """A copy of the statistics that are in the model."""
+        return {name: _statistics(norm) for name, norm in self._norms.items()}
+
+    def put(self, statistics: Dict[str, Statistics]) -> None:
+        """Copies `statistics` into the model."""
         with torch.no_grad():
             for name, values in statistics.items():
                 for key, value in values.items():
                     self._norms[name].get_buffer(key).copy_(value)
 
-    def state_dict(self) -> Dict[str, Any]:
-        if self._counts_then is not self._average._counts:
-            return {}
-        return {"counts": self._counts_then.as_dict(), "statistics": self._recalibrated}
-
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        if state_dict.get("counts") == self._average._counts.as_dict():
-            self._recalibrated = state_dict["statistics"]
-            self._counts_then = self._average._counts
-
-    def _recalibrate(self) -> Dict[str, Statistics]:
+    def recalibrate(self) -> Dict[str, Statistics]:
+        """Computes the statistics of the model as it is, which does not change."""
         trainer, model = self._trainer, self._trainer.model
         if trainer._ddp_wrapped_model is not None and trainer._ddp_wrapped_model.is_sharded:
             model = trainer._pytorch_model

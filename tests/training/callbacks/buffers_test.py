@@ -95,6 +95,8 @@ class TestBatchNormModel:
         )
         assert differences(dict(raw_model_state), dict(model_state)) == []
         assert differences(raw["optimizer"], state["optimizer"]) == []
+        attachment = {"recalibrate": "recalibrated_statistics", "average": "averaged_buffers"}[mode]
+        assert list(state["moving_average"].pop("attachments")) == [attachment]
         assert differences(raw["moving_average"], state["moving_average"]) == []
         for name in ("training_loss", "training_accuracy"):
             assert metrics(runs / mode)[name] == metrics(runs / "raw")[name]
@@ -290,7 +292,7 @@ class TestNothingToDo:
         )
         train_here(plain, tmp_path / "run")
         _, state = latest_checkpoint(tmp_path / "run")
-        assert state["callbacks"][0] == {"statistics": [], "averages": []}
+        assert "attachments" not in state["moving_average"]
         assert "recalibrating" not in (tmp_path / "run" / "out.log").read_text()
 
     @pytest.mark.parametrize("mode", ["recalibrate", "average"])
@@ -300,17 +302,16 @@ class TestNothingToDo:
         callback = MovingAverageBuffersCallback(str(tmp_path), mode)
         average = started(callback, model)
         callback.on_start(callback.trainer)
-        follows = (len(average.companions), len(average._shadow_weights.followers))
-        assert follows == ((1, 0) if mode == "recalibrate" else (0, 1))
-        assert len(average.before_update) == follows[1]
+        assert len(average.running.attachments) == 1
+        followers = average.running.shadow_weights.followers
+        assert len(followers) == (0 if mode == "recalibrate" else 1)
 
     @pytest.mark.parametrize("mode", ["recalibrate", "average"])
     def test_average_of_such_a_model_is_left_alone(self, mode: str, tmp_path: Path) -> None:
         model = ReplacingModel()
         del model._buffers["replaced"], model._buffers["constant"]
         average = started(MovingAverageBuffersCallback(str(tmp_path), mode), model)
-        assert average.companions == [] and average.before_update == []
-        assert average._shadow_weights.followers == []
+        assert average.running.attachments == []
 
 
 class TestMistakes:

@@ -124,11 +124,9 @@ def state_of(model: Model) -> Any:
     ]
 
 
-def companion_of(trainer: GradientDescentTrainer, num_batches: int = 100) -> RecalibratedStatistics:
+def attach(trainer: GradientDescentTrainer, num_batches: int = 100) -> None:
     average: Any = trainer._moving_average
-    companion = RecalibratedStatistics(trainer, average, num_batches)
-    average.companions.append(companion)
-    return companion
+    average.attach(RecalibratedStatistics(trainer, num_batches))
 
 
 @pytest.mark.parametrize("num_batches", [2, 6, 100])
@@ -136,7 +134,7 @@ def test_statistics_are_those_of_torchs_update_bn(num_batches: int, tmp_path: Pa
     model = NormModel()
     trainer = trainer_of(model, tmp_path)
     before = state_of(model)
-    companion_of(trainer, num_batches)
+    attach(trainer, num_batches)
     with trainer._moving_average.average_values():
         expected = recalibrated_by_torch(model, num_batches)
         for name in ("plain", "twice"):
@@ -150,7 +148,7 @@ def test_statistics_are_those_of_torchs_update_bn(num_batches: int, tmp_path: Pa
 def test_instance_norms_get_means_over_batches_too(tmp_path: Path) -> None:
     model = NormModel()
     trainer = trainer_of(model, tmp_path)
-    companion_of(trainer, 3)
+    attach(trainer, 3)
     with trainer._moving_average.average_values():
         recalibrated = model.instance.running_mean.clone()
         of_batches = []
@@ -166,7 +164,7 @@ def test_instance_norms_get_means_over_batches_too(tmp_path: Path) -> None:
 def test_norms_that_gather_nothing_keep_what_they_have(name: str, tmp_path: Path) -> None:
     model = NormModel()
     trainer = trainer_of(model, tmp_path)
-    companion_of(trainer)
+    attach(trainer)
     norm = getattr(model, name)
     before = {key: value.clone() for key, value in norm.named_buffers()}
     with trainer._moving_average.average_values():
@@ -176,7 +174,7 @@ def test_norms_that_gather_nothing_keep_what_they_have(name: str, tmp_path: Path
 def test_other_buffers_do_not_notice(tmp_path: Path) -> None:
     model = NormModel()
     trainer = trainer_of(model, tmp_path)
-    companion_of(trainer)
+    attach(trainer)
     before = model.num_seen.clone()
     with trainer._moving_average.average_values():
         assert torch.equal(model.num_seen, before)
@@ -185,7 +183,7 @@ def test_other_buffers_do_not_notice(tmp_path: Path) -> None:
 def test_order_of_the_data_is_as_it_was(tmp_path: Path) -> None:
     trainer = trainer_of(NormModel(), tmp_path, shuffle=True)
     before = list(trainer.data_loader.instances)
-    companion_of(trainer)
+    attach(trainer)
     with trainer._moving_average.average_values():
         pass
     assert trainer.data_loader.instances == before
@@ -208,7 +206,7 @@ class TestWhenItIsComputed:
         model = NormModel()
         trainer = trainer_of(model, tmp_path)
         average: Any = trainer._moving_average
-        companion_of(trainer)
+        attach(trainer)
         assert forward_passes == []
         with average.average_values():
             with average.average_values():
@@ -228,11 +226,13 @@ class TestWhenItIsComputed:
         model = NormModel()
         trainer = trainer_of(model, tmp_path)
         average: Any = trainer._moving_average
-        companion_of(trainer)
+        attach(trainer)
         with average.average_values():
             first = model.plain.running_mean.clone()
         other = {name: value + 1.0 for name, value in average.named_averages()}
-        average.load_state_dict({**average.state_dict(), "averages": other})
+        state = {**average.state_dict(), "averages": other}
+        del state["attachments"]
+        average.load_state_dict(state)
         with average.average_values():
             assert not torch.equal(model.plain.running_mean, first)
 
@@ -241,23 +241,27 @@ class TestWhenItIsComputed:
         trainer = trainer_of(model, tmp_path)
         average: Any = trainer._moving_average
         average.apply()
-        state = companion_of(trainer).state_dict()
-        assert state == {}
+        attach(trainer)
+        before = average.state_dict()
+        assert before["attachments"]["recalibrated_statistics"]["own"] == {}
         with average.average_values():
             first = model.plain.running_mean.clone()
-        state = average.companions.pop().state_dict()
+        state = average.state_dict()
         passes = len(forward_passes)
 
-        companion_of(trainer).load_state_dict(state)
+        recovered = NormModel()
+        trainer = trainer_of(recovered, tmp_path)
+        average = trainer._moving_average
+        # The trainer loads the state before its callbacks attach anything.
+        average.load_state_dict(state)
+        attach(trainer)
         with average.average_values():
-            assert torch.equal(model.plain.running_mean, first)
+            assert torch.equal(recovered.plain.running_mean, first)
         assert len(forward_passes) == passes
-
         average.apply()
-        average.companions.clear()
-        companion_of(trainer).load_state_dict(state)
         with average.average_values():
-            assert not torch.equal(model.plain.running_mean, first)
+            pass
+        assert len(forward_passes) > passes
 
 
 def test_each_average_of_a_bank_has_its_own(tmp_path: Path) -> None:
@@ -269,8 +273,7 @@ def test_each_average_of_a_bank_has_its_own(tmp_path: Path) -> None:
         "late": ExponentialMovingAverage(parameters),
     }
     bank = BankMovingAverage(parameters, averages, active="late")
-    for member in bank.members():
-        member.companions.append(RecalibratedStatistics(trainer, member, 100))
+    bank.attach(RecalibratedStatistics(trainer, 100))
     raw = model.plain.running_mean.clone()
     with bank.average_values():
         late = model.plain.running_mean.clone()
@@ -288,7 +291,7 @@ def test_each_average_of_a_bank_has_its_own(tmp_path: Path) -> None:
 def test_all_data_there_is_is_used(batches_per_epoch: Optional[int], tmp_path: Path) -> None:
     model = NormModel()
     trainer = trainer_of(model, tmp_path, batches_per_epoch=batches_per_epoch)
-    companion_of(trainer)
+    attach(trainer)
     with trainer._moving_average.average_values():
         assert model.plain.num_batches_tracked == 6
 
@@ -296,7 +299,7 @@ def test_all_data_there_is_is_used(batches_per_epoch: Optional[int], tmp_path: P
 def test_exhausted_loader_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer = trainer_of(NormModel(), tmp_path)
     average: Any = trainer._moving_average
-    companion_of(trainer, num_batches=7)
+    attach(trainer, num_batches=7)
     for _ in range(2):
         average.apply()
         with average.average_values():
@@ -309,7 +312,7 @@ def test_nothing_is_said_of_a_loader_that_has_enough(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = trainer_of(NormModel(), tmp_path)
-    companion_of(trainer, num_batches=6)
+    attach(trainer, num_batches=6)
     with trainer._moving_average.average_values():
         pass
     assert not [message for message in caplog.messages if "batches" in message]
@@ -319,7 +322,7 @@ def test_without_data_the_raw_statistics_stay(tmp_path: Path) -> None:
     model = NormModel()
     trainer = trainer_of(model, tmp_path)
     trainer.data_loader.instances.clear()
-    companion_of(trainer)
+    attach(trainer)
     raw = model.plain.running_mean.clone()
     with trainer._moving_average.average_values():
         assert torch.equal(model.plain.running_mean, raw)
@@ -329,7 +332,7 @@ def test_interrupted_computation_leaves_the_raw_model(tmp_path: Path) -> None:
     model = NormModel()
     trainer = trainer_of(model, tmp_path)
     average: Any = trainer._moving_average
-    companion_of(trainer)
+    attach(trainer)
     before = state_of(model)
     model.fails = True
     with pytest.raises(KeyboardInterrupt):

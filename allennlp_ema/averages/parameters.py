@@ -1,0 +1,100 @@
+"""
+The named parameters of a model: which of them are averaged, and under which names.
+"""
+
+import logging
+import re
+from typing import Iterable, List, Optional, Sequence, Tuple
+
+from allennlp.common.checks import ConfigurationError
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+NamedParameter = Tuple[str, Tensor]
+
+
+def checked_names(parameters: Iterable[NamedParameter]) -> List[NamedParameter]:
+    """
+    # Raises
+
+    `ConfigurationError` : if there are no parameters, or two of one name.
+    """
+    checked = {}
+    for name, parameter in parameters:
+        if name in checked:
+            raise ConfigurationError(f'"parameters" has two parameters of the name "{name}"')
+        checked[name] = parameter
+    if not checked:
+        raise ConfigurationError('"parameters" is empty: there is nothing to average')
+    return list(checked.items())
+
+
+def check_dtypes(parameters: Iterable[NamedParameter]) -> None:
+    """
+    # Raises
+
+    `ConfigurationError` : naming the parameter, if one is of a dtype that has no averages.
+    """
+    for name, parameter in parameters:
+        if not parameter.is_floating_point():
+            raise ConfigurationError(
+                f'the parameter "{name}" is of dtype {parameter.dtype}, but only floating dtypes '
+                'can be averaged: name it in "exclude"'
+            )
+
+
+def selected(
+    parameters: Sequence[NamedParameter],
+    include: Optional[List[str]],
+    exclude: Optional[List[str]],
+) -> List[NamedParameter]:
+    """
+    # Returns
+
+    parameters : `List[Tuple[str, Tensor]]`
+        Those in whose name one of `include` is found (`re.search`), and none of `exclude`.
+
+    # Raises
+
+    `ConfigurationError` : if these are no regular expressions, or leave no parameter.
+    """
+    for key, regexes in (("include", include), ("exclude", exclude)):
+        if isinstance(regexes, str):
+            raise ConfigurationError(f'"{key}" is {regexes!r}, but has to be a list: [{regexes!r}]')
+        for regex in regexes or []:
+            try:
+                matches = any(_is_named_by([regex], name) for name, _ in parameters)
+            except (re.error, TypeError) as error:
+                raise ConfigurationError(
+                    f'"{key}" has {regex!r}, which is not a regular expression: {error}'
+                ) from None
+            if not matches:
+                logger.warning('"%s" has %r, which matches no parameter', key, regex)
+    chosen = [
+        (name, parameter)
+        for name, parameter in parameters
+        if (include is None or _is_named_by(include, name))
+        and not _is_named_by(exclude or [], name)
+    ]
+    if not chosen:
+        names = ", ".join(name for name, _ in parameters[:10])
+        raise ConfigurationError(
+            f'"include" is {include!r} and "exclude" is {exclude!r}, which leaves no parameter to '
+            f"average; there are {names}" + (", ..." if len(parameters) > 10 else "")
+        )
+    return chosen
+
+
+def without_prefixes(name: str) -> str:
+    """A parameter's own name, without what `DistributedDataParallel` and `torch.compile` add."""
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    while len(parts) > 1 and parts[0] == "module":
+        parts.pop(0)
+    return ".".join(parts)
+
+
+def _is_named_by(regexes: Sequence[str], name: str) -> bool:
+    # One configuration serves a run on one process and on several, where names have a prefix.
+    names = (name, without_prefixes(name))
+    return any(re.search(regex, each) for regex in regexes for each in names)

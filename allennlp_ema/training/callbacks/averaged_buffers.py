@@ -1,0 +1,65 @@
+"""
+Buffers that are averaged with the parameters.
+"""
+
+from typing import Dict, Tuple
+
+import torch
+import torch.distributed as dist
+from allennlp.common.util import is_distributed
+from torch import Tensor
+
+from allennlp_ema.averages.attachment import Attachment
+
+
+class AveragedBuffers(Attachment):
+    """
+    The floating-point buffers of a model that its state dict holds, averaged by the same rule and
+    with the same weights as its parameters.
+
+    # Parameters
+
+    model : `torch.nn.Module`
+    """
+
+    name = "averaged_buffers"
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._places = _floating_point_buffers(model)
+        self._buffers = {name: module.get_buffer(k) for name, (module, k) in self._places.items()}
+
+    def tensors(self) -> Dict[str, Tensor]:
+        return self._buffers
+
+    def before_sample(self) -> None:
+        with torch.no_grad():
+            for name, (module, key) in self._places.items():
+                followed = self._buffers[name]
+                if module._buffers[key] is not followed:
+                    # Some modules put a new tensor in the place of the old one.
+                    module._buffers[key] = followed.copy_(module.get_buffer(key))
+            if is_distributed():
+                # The primary's, as `DistributedDataParallel` does before the next batch.
+                followed_tensors = list(self._buffers.values())
+                flat = torch.cat([followed.reshape(-1) for followed in followed_tensors])
+                dist.broadcast(flat, src=0)
+                pieces = flat.split([followed.numel() for followed in followed_tensors])
+                for followed, piece in zip(followed_tensors, pieces):
+                    followed.copy_(piece.view_as(followed))
+
+
+def _floating_point_buffers(model: torch.nn.Module) -> Dict[str, Tuple[torch.nn.Module, str]]:
+    """Where the floating-point buffers are that a state dict holds, by name."""
+    return {
+        f"{prefix}.{key}" if prefix else key: (module, key)
+        for prefix, module in model.named_modules()
+        for key, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point()
+        and key not in module._non_persistent_buffers_set
+        and not _is_expanded(buffer)
+    }
+
+
+def _is_expanded(buffer: Tensor) -> bool:
+    """Whether its values share memory, so that nobody can write to them and they stay the same."""
+    return any(size > 1 and stride == 0 for size, stride in zip(buffer.shape, buffer.stride()))
