@@ -1,37 +1,37 @@
 """
-The contract with the trainer: weights of the average, from numbers alone, meet shadow weights.
+An average as it is configured, registered and saved: the base class of all of them.
 """
 
-import contextlib
 import logging
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional
 
 import torch
 from allennlp.common import Registrable
 from allennlp.common.checks import ConfigurationError
 from allennlp.common.from_params import infer_constructor_params
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
-from torch import Tensor
 
-from allennlp_ema.averages.attachment import Attachment
+from allennlp_ema.averages.allennlp_state import (
+    is_allennlp_state,
+    prepare_load_of_allennlp_state,
+)
+from allennlp_ema.averages.contract import TrainerContract
 from allennlp_ema.averages.parameters import (
     NamedParameter,
     check_dtypes,
     checked_names,
     selected,
-    without_prefixes,
 )
-from allennlp_ema.averages.running_average import RunningAverage, own_attachments
-from allennlp_ema.averages.states import STATE_VERSION, check_entries, check_header, copied, matched
+from allennlp_ema.averages.running_average import RunningAverage
+from allennlp_ema.averages.states import STATE_VERSION, check_entries, check_header, copied
 from allennlp_ema.common.checks import check_choice, check_integer
 from allennlp_ema.common.from_params import (
     ExplainedFromParams,
     constructor_arguments,
     registered_name,
 )
-from allennlp_ema.common.terminal import in_bytes
-from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights, update
-from allennlp_ema.weighting.weighting import AveragingCounts, Weighting
+from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
+from allennlp_ema.weighting.weighting import Weighting
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class _NoParameters(tuple):
 WEIGHTING_ALONE = _NoParameters()
 
 
-class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
+class MovingAverage(ExplainedFromParams, TrainerContract):
     """
     A moving average of a model's parameters: `average += weight * (parameter - average)` after each
     update, with weights that one pure method gives. An average of one's own overrides that method:
@@ -115,7 +115,6 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         if parameters is not WEIGHTING_ALONE:
             named_parameters = checked_names(parameters)
             self._all_names = [name for name, _ in named_parameters]
-            #: The weighting, the counts and the shadow weights.
             self.running = self._make_running_average(named_parameters)
             self._log_construction()
 
@@ -176,191 +175,11 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
             keep_dtype=keep_dtype,
         )
 
-    def apply(self, num_updates: Optional[int] = None) -> None:
-        """
-        One update from the parameters' present values.
-
-        # Parameters
-
-        num_updates : `int`, optional (default = `None`)
-            The number of this update. The trainer counts from 1. `None` means one more than the
-            last one's.
-
-        # Raises
-
-        `RuntimeError` : while averages are assigned, or if a parameter was resized. Nothing is
-        changed then.
-        """
-        if self.is_assigned:
-            raise RuntimeError(
-                "the parameters hold their averages at present, so there is nothing to average: "
-                "call restore() before apply()"
-            )
-        running = [member.running for member in self.members()]
-        updates = [each.weighting.next(each.counts, num_updates) for each in running]
-        moves = [move for each, coming in zip(running, updates) for move in each.moves(coming)]
-        if any(coming.is_sample for coming in updates):
-            for attachment in own_attachments(running):
-                attachment.before_sample()
-        if moves:
-            update([moved for moved, _ in moves], [weight for _, weight in moves])
-        for each, coming in zip(running, updates):
-            each.commit(coming.counts)
-
-    @property
-    def counts(self) -> AveragingCounts:
-        """The numbers that the average carries from one update to the next."""
-        return self.active_member().running.counts
-
-    @property
-    def num_updates(self) -> int:
-        """The number of the latest update."""
-        return self.counts.num_updates
-
-    @property
-    def num_averaged(self) -> int:
-        """How many samples were averaged since `start_step`."""
-        return self.counts.num_averaged
-
-    @property
-    def decay_in_force(self) -> Optional[float]:
-        """
-        What the latest sample left of the average before it, `None` before the first sample.
-        """
-        return 1.0 - self.counts.last_weight if self.num_averaged else None
-
-    def effective_window(self) -> Optional[float]:
-        """
-        # Returns
-
-        window : `Optional[float]`
-            The length in updates of the uniform average with as much averaging in it:
-            `update_every / sum of squared weights`. For a constant decay `d` this tends to
-            `(1 + d) / (1 - d)`. `None` before the first sample.
-        """
-        return self.active_member().running.weighting.effective_window(self.counts)
-
-    def assign_average_value(self) -> None:
-        """
-        Gives the parameters their averages. Calls nest: the parameters get their own values again
-        with the last `restore`. If anything is raised, they have their own values.
-
-        # Raises
-
-        `RuntimeError` : while another average of the same bank is assigned, or if a parameter was
-        resized. Nothing is changed then.
-        """
-        self.active_member().running.assign()
-
-    def restore(self) -> None:
-        """
-        Gives the parameters their own values again, bit for bit.
-
-        # Raises
-
-        `RuntimeError` : if no averages are assigned. Nothing is changed then.
-        """
-        self.active_member().running.restore()
-
-    def keep_average_value(self) -> None:
-        """
-        Makes the assigned averages the parameters' own values: what they were before is dropped,
-        and nothing is left to restore.
-
-        # Raises
-
-        `RuntimeError` : if no averages are assigned. Nothing is changed then.
-        """
-        for member in self.members():
-            if member.is_assigned:
-                member.running.keep()
-                return
-        raise RuntimeError("there is nothing to keep: no averages are assigned")
-
-    @property
-    def is_assigned(self) -> bool:
-        """Whether the parameters hold their averages at present."""
-        return any(member.running.num_assigned for member in self.members())
-
-    @contextlib.contextmanager
-    def average_values(self) -> Iterator[None]:
-        """
-        A context in which the parameters hold their averages. They get their own values again
-        whatever is raised in it.
-        """
-        self.assign_average_value()
-        try:
-            yield
-        finally:
-            self.restore()
-
     def members(self) -> List["MovingAverage"]:
-        """
-        # Returns
-
-        members : `List[MovingAverage]`
-            The averages in it: itself alone, unless it is a bank.
-        """
         return [self]
 
     def active_member(self) -> "MovingAverage":
-        """
-        # Returns
-
-        member : `MovingAverage`
-            The one of `members` that is assigned.
-        """
         return self
-
-    def attach(self, attachment: Attachment) -> None:
-        """
-        Lets something go with the average: see `Attachment`.
-
-        # Raises
-
-        `ConfigurationError` : if it has an attachment of this name.
-        """
-        for member in self.members():
-            member.running.attach(attachment)
-
-    def average(self, parameter_or_name: Union[Tensor, str]) -> Optional[Tensor]:
-        """
-        # Returns
-
-        average : `Optional[Tensor]`
-            The average of a parameter, of its shape, never a copy; `None` if it is not averaged.
-        """
-        name = (
-            parameter_or_name
-            if isinstance(parameter_or_name, str)
-            else self.active_member().running.shadow_weights.name_of(parameter_or_name)
-        )
-        if name is None:
-            return None
-        averages = dict(self.named_averages())
-        if name in averages:
-            return averages[name]
-        plain = {without_prefixes(key): average for key, average in averages.items()}
-        return plain.get(without_prefixes(name))
-
-    def named_averages(self) -> Iterable[Tuple[str, Tensor]]:
-        """
-        # Returns
-
-        averages : `Iterable[Tuple[str, Tensor]]`
-            Names and averages, never copies, of what is averaged.
-        """
-        return self.active_member().running.values().items()
-
-    def named_raw_values(self) -> Iterable[Tuple[str, Tensor]]:
-        """
-        # Returns
-
-        values : `Iterable[Tuple[str, Tensor]]`
-            Names and raw values, never copies, of what is averaged, also while averages are
-            assigned.
-        """
-        return self.active_member().running.shadow_weights.raw_values().items()
 
     def state_dict(self, copy: bool = False) -> Dict[str, Any]:
         """
@@ -404,8 +223,13 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         Checks a state as `load_state_dict` does, and returns what then loads it, which cannot fail
         halfway: for whoever loads something else with it.
         """
-        if isinstance(state_dict, dict) and "shadows" in state_dict and "version" not in state_dict:
-            return self._prepare_load_of_allennlp_state(state_dict)
+        if is_allennlp_state(state_dict):
+            if not self.continues_allennlp_state:
+                raise ConfigurationError(
+                    "the state is that of AllenNLP's own exponential average, which one of type "
+                    f'"{self.type_name}" cannot continue'
+                )
+            return prepare_load_of_allennlp_state(self.running, self._all_names, state_dict)
         check_header(state_dict, self.type_name)
         entries = ["version", "type", "settings", *self.running.entries]
         check_entries("state", state_dict, entries, optional=["attachments"])
@@ -428,40 +252,6 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         for key, value in settings.items():
             setattr(self, key, value)
 
-    def _prepare_load_of_allennlp_state(self, state_dict: Dict[str, Any]) -> Callable[[], None]:
-        if not self.continues_allennlp_state:
-            raise ConfigurationError(
-                "the state is that of AllenNLP's own exponential average, which one of type "
-                f'"{self.type_name}" cannot continue'
-            )
-        raw = dict(self.named_raw_values())
-        averages = matched("shadows", self._without_left_out(state_dict["shadows"]), raw)
-        saved = matched("parameters", self._without_left_out(dict(state_dict["parameters"])), raw)
-        is_dead = any(
-            not torch.equal(saved[name].to(value.device, value.dtype), value)
-            for name, value in raw.items()
-        )
-
-        def load() -> None:
-            if is_dead:
-                logger.warning(
-                    "The state of AllenNLP's own moving average holds averages of dead parameters: "
-                    "the parameters in it are not the model's, which they stopped following at an "
-                    "earlier --recover. These averages are left alone; averaging begins anew from "
-                    "the model's present parameters."
-                )
-                self.running.load(raw, AveragingCounts())
-            else:
-                # They come from samples: `zero_debias` must not take them for an initial value.
-                self.running.load(averages, AveragingCounts(sampled_share=1.0))
-
-        return load
-
-    def _without_left_out(self, values: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        averaged = {without_prefixes(name) for name in self.running.shadow_weights.names}
-        left_out = {without_prefixes(name) for name in self._all_names} - averaged
-        return {n: value for n, value in values.items() if without_prefixes(n) not in left_out}
-
     def _changeable_settings(self) -> Dict[str, Any]:
         """What may be changed between two updates, by attribute, and so belongs to the state."""
         return {}
@@ -475,14 +265,6 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
         arguments = constructor_arguments(self)
         arguments.pop("parameters", None)
         return {"type": self.type_name, **arguments}
-
-    def _memory_in_words(self) -> str:
-        shadow_weights = self.running.shadow_weights
-        dtypes = sorted({str(s.dtype).replace("torch.", "") for s in shadow_weights.shadows})
-        return (
-            f"{len(shadow_weights.shadows):,} parameters with {shadow_weights.num_values:,} "
-            f"values, {in_bytes(shadow_weights.num_bytes)} of {' and '.join(dtypes)}"
-        )
 
     def _weighting_in_words(self) -> str:
         keys_of_every_average = infer_constructor_params(MovingAverage)
@@ -503,7 +285,7 @@ class MovingAverage(ExplainedFromParams, AllenNLPMovingAverage):
             "%s.%s (allennlp_ema) averages %s: %s%s%s",
             cls.__module__,
             cls.__qualname__,
-            self._memory_in_words(),
+            self.running.memory_in_words(),
             self._weighting_in_words(),
             start,
             every,

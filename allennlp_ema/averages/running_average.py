@@ -10,6 +10,7 @@ from torch import Tensor
 
 from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.averages.states import check_entries, matched
+from allennlp_ema.common.terminal import in_bytes
 from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
 from allennlp_ema.weighting.weighting import AveragingCounts, Update, Weighting
 
@@ -140,6 +141,14 @@ class RunningAverage:
     def _release(self) -> None:
         self.num_assigned = 0
         self._occupancy.holder = None
+
+    def memory_in_words(self) -> str:
+        shadows = self.shadow_weights.shadows
+        dtypes = sorted({str(shadow.dtype).replace("torch.", "") for shadow in shadows})
+        return (
+            f"{len(shadows):,} parameters with {self.shadow_weights.num_values:,} values, "
+            f"{in_bytes(self.shadow_weights.num_bytes)} of {' and '.join(dtypes)}"
+        )
 
     def state_dict(self) -> Dict[str, Any]:
         """The counts, the averages, and the states of attachments if there are any."""

@@ -54,14 +54,6 @@ class WindowMovingAverage(MovingAverage):
         samples = [self.new_shadow_weights(parameters, True) for _ in range(self.window_size)]
         return _RunningWindow(self, self.weighting, self.new_shadow_weights(parameters), samples)
 
-    def _memory_in_words(self) -> str:
-        parameters = self.running.shadow_weights.parameters
-        sample_bytes = sum(p.numel() * p.element_size() for p in parameters)
-        return (
-            f"{super()._memory_in_words()}, and {in_bytes(self.window_size * sample_bytes)} for a "
-            f"window of {self.window_size} samples"
-        )
-
 
 class _WindowWeighting(Weighting):
     """
@@ -129,6 +121,13 @@ class _RunningWindow(RunningAverage):
 
     def all_shadow_weights(self) -> List[ShadowWeights]:
         return [*super().all_shadow_weights(), *self._samples]
+
+    def memory_in_words(self) -> str:
+        size = sum(sample.num_bytes for sample in self._samples)
+        return (
+            f"{super().memory_in_words()}, and {in_bytes(size)} for a window of "
+            f"{len(self._samples)} samples"
+        )
 
     def state_dict(self) -> Dict[str, Any]:
         samples = [sample.values() for sample in self._samples_in_order()]

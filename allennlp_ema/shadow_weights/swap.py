@@ -4,7 +4,6 @@ The exchange of values between parameters and shadows, whole or undone whatever 
 
 from typing import Any, Dict, List, Optional, Sequence, Set
 
-import torch
 from torch import Tensor
 
 from allennlp_ema.shadow_weights.blocks import blocks_of, scratch_for
@@ -50,22 +49,21 @@ class Swap:
 
     def assign(self) -> None:
         """Gives the parameters the shadows' values."""
-        with torch.no_grad():
-            for block in self._all_blocks():
-                block.assign()
-            for index, (parameter, shadow) in enumerate(zip(self._parameters, self._shadows)):
-                if not self.is_exchanged(index):
-                    parameter.data.copy_(shadow)
+        # Nothing here asks for a gradient, and a context that an interrupt leaves open would last.
+        for block in self._all_blocks():
+            block.assign()
+        for index, (parameter, shadow) in enumerate(zip(self._parameters, self._shadows)):
+            if not self.is_exchanged(index):
+                parameter.data.copy_(shadow)
 
     def restore(self) -> None:
         """Gives the parameters their own values again, bit for bit, also halfway through."""
-        with torch.no_grad():
-            # From the end, so that a block that was interrupted is done with the scratch first.
-            for block in reversed(self._all_blocks()):
-                block.restore()
-            for index, parameter in enumerate(self._parameters):
-                if not self.is_exchanged(index):
-                    parameter.data.copy_(self.raw[index])
+        # From the end, so that a block that was interrupted is done with the scratch first.
+        for block in reversed(self._all_blocks()):
+            block.restore()
+        for index, parameter in enumerate(self._parameters):
+            if not self.is_exchanged(index):
+                parameter.data.copy_(self.raw[index])
 
     def _all_blocks(self) -> List["_Block"]:
         if self._blocks is None:

@@ -10,7 +10,7 @@ from allennlp_ema import (
     PolynomialMovingAverage,
     UniformMovingAverage,
 )
-from allennlp_ema.averages import moving_average
+from allennlp_ema.averages import contract
 from tests.support.every_average import built
 from tests.support.trajectories import averages_along, move, named_parameter, random_walk
 
@@ -48,13 +48,13 @@ def test_each_update_is_one_pass_over_the_parameters(monkeypatch):
     parameters = named_parameter(torch.zeros(3))
     average = bank()(parameters)
     passes = []
-    update = moving_average.update
+    update = contract.update
 
     def counted(shadow_weights, weights):
         passes.append(len(shadow_weights))
         update(shadow_weights, weights)
 
-    monkeypatch.setattr(moving_average, "update", counted)
+    monkeypatch.setattr(contract, "update", counted)
     average.apply(1)
     average.apply(2)
     assert passes == [3, 3]

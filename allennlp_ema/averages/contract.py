@@ -1,0 +1,214 @@
+"""
+The contract with the trainer: what it and people call, over the averages that are members of one.
+"""
+
+import contextlib
+from typing import TYPE_CHECKING, Iterable, Iterator, List, Optional, Tuple, Union
+
+from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
+from torch import Tensor
+
+from allennlp_ema.averages.attachment import Attachment
+from allennlp_ema.averages.parameters import without_prefixes
+from allennlp_ema.averages.running_average import RunningAverage, own_attachments
+from allennlp_ema.shadow_weights.shadow_weights import update
+from allennlp_ema.weighting.weighting import AveragingCounts
+
+if TYPE_CHECKING:
+    from allennlp_ema.averages.moving_average import MovingAverage
+
+
+class TrainerContract(AllenNLPMovingAverage):
+    """
+    What can be asked of an average, whether it is one or a bank of several. An average is a member
+    of its own; a bank has others.
+    """
+
+    #: The weighting, the counts and the shadow weights. A bank has none of its own.
+    running: RunningAverage
+
+    def apply(self, num_updates: Optional[int] = None) -> None:
+        """
+        One update from the parameters' present values.
+
+        # Parameters
+
+        num_updates : `int`, optional (default = `None`)
+            The number of this update. The trainer counts from 1. `None` means one more than the
+            last one's.
+
+        # Raises
+
+        `RuntimeError` : while averages are assigned, or if a parameter was resized. Nothing is
+        changed then.
+        """
+        if self.is_assigned:
+            raise RuntimeError(
+                "the parameters hold their averages at present, so there is nothing to average: "
+                "call restore() before apply()"
+            )
+        running = [member.running for member in self.members()]
+        updates = [each.weighting.next(each.counts, num_updates) for each in running]
+        moves = [move for each, coming in zip(running, updates) for move in each.moves(coming)]
+        if any(coming.is_sample for coming in updates):
+            for attachment in own_attachments(running):
+                attachment.before_sample()
+        if moves:
+            update([moved for moved, _ in moves], [weight for _, weight in moves])
+        for each, coming in zip(running, updates):
+            each.commit(coming.counts)
+
+    @property
+    def counts(self) -> AveragingCounts:
+        """The numbers that the average carries from one update to the next."""
+        return self.active_member().running.counts
+
+    @property
+    def num_updates(self) -> int:
+        """The number of the latest update."""
+        return self.counts.num_updates
+
+    @property
+    def num_averaged(self) -> int:
+        """How many samples were averaged since `start_step`."""
+        return self.counts.num_averaged
+
+    @property
+    def decay_in_force(self) -> Optional[float]:
+        """
+        What the latest sample left of the average before it, `None` before the first sample.
+        """
+        return 1.0 - self.counts.last_weight if self.num_averaged else None
+
+    def effective_window(self) -> Optional[float]:
+        """
+        # Returns
+
+        window : `Optional[float]`
+            The length in updates of the uniform average with as much averaging in it:
+            `update_every / sum of squared weights`. For a constant decay `d` this tends to
+            `(1 + d) / (1 - d)`. `None` before the first sample.
+        """
+        return self.active_member().running.weighting.effective_window(self.counts)
+
+    def assign_average_value(self) -> None:
+        """
+        Gives the parameters their averages. Calls nest: the parameters get their own values again
+        with the last `restore`. If anything is raised, they have their own values.
+
+        # Raises
+
+        `RuntimeError` : while another average of the same bank is assigned, or if a parameter was
+        resized. Nothing is changed then.
+        """
+        self.active_member().running.assign()
+
+    def restore(self) -> None:
+        """
+        Gives the parameters their own values again, bit for bit.
+
+        # Raises
+
+        `RuntimeError` : if no averages are assigned. Nothing is changed then.
+        """
+        self.active_member().running.restore()
+
+    def keep_average_value(self) -> None:
+        """
+        Makes the assigned averages the parameters' own values: what they were before is dropped,
+        and nothing is left to restore.
+
+        # Raises
+
+        `RuntimeError` : if no averages are assigned. Nothing is changed then.
+        """
+        for member in self.members():
+            if member.is_assigned:
+                member.running.keep()
+                return
+        raise RuntimeError("there is nothing to keep: no averages are assigned")
+
+    @property
+    def is_assigned(self) -> bool:
+        """Whether the parameters hold their averages at present."""
+        return any(member.running.num_assigned for member in self.members())
+
+    @contextlib.contextmanager
+    def average_values(self) -> Iterator[None]:
+        """
+        A context in which the parameters hold their averages. They get their own values again
+        whatever is raised in it.
+        """
+        self.assign_average_value()
+        try:
+            yield
+        finally:
+            self.restore()
+
+    def members(self) -> List["MovingAverage"]:
+        """
+        # Returns
+
+        members : `List[MovingAverage]`
+            The averages in it: itself alone, unless it is a bank.
+        """
+        raise NotImplementedError
+
+    def active_member(self) -> "MovingAverage":
+        """
+        # Returns
+
+        member : `MovingAverage`
+            The one of `members` that is assigned.
+        """
+        raise NotImplementedError
+
+    def attach(self, attachment: Attachment) -> None:
+        """
+        Lets something go with the average: see `Attachment`.
+
+        # Raises
+
+        `ConfigurationError` : if it has an attachment of this name.
+        """
+        for member in self.members():
+            member.running.attach(attachment)
+
+    def average(self, parameter_or_name: Union[Tensor, str]) -> Optional[Tensor]:
+        """
+        # Returns
+
+        average : `Optional[Tensor]`
+            The average of a parameter, of its shape, never a copy; `None` if it is not averaged.
+        """
+        name = (
+            parameter_or_name
+            if isinstance(parameter_or_name, str)
+            else self.active_member().running.shadow_weights.name_of(parameter_or_name)
+        )
+        if name is None:
+            return None
+        averages = dict(self.named_averages())
+        if name in averages:
+            return averages[name]
+        plain = {without_prefixes(key): average for key, average in averages.items()}
+        return plain.get(without_prefixes(name))
+
+    def named_averages(self) -> Iterable[Tuple[str, Tensor]]:
+        """
+        # Returns
+
+        averages : `Iterable[Tuple[str, Tensor]]`
+            Names and averages, never copies, of what is averaged.
+        """
+        return self.active_member().running.values().items()
+
+    def named_raw_values(self) -> Iterable[Tuple[str, Tensor]]:
+        """
+        # Returns
+
+        values : `Iterable[Tuple[str, Tensor]]`
+            Names and raw values, never copies, of what is averaged, also while averages are
+            assigned.
+        """
+        return self.active_member().running.shadow_weights.raw_values().items()
