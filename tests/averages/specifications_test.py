@@ -26,7 +26,7 @@ from tests.support.trajectories import named_parameter
 HALF_LIFE = {"type": "exponential", "decay": {"type": "half_life", "half_life": 5.0}}
 
 
-@pytest.mark.parametrize("name", sorted(set(EVERY_AVERAGE) - {"bank"}))
+@pytest.mark.parametrize("name", sorted(set(EVERY_AVERAGE) - {"bank", "bank_in_a_bank"}))
 def test_an_average_is_built_again_from_its_specification(name):
     average = built(
         EVERY_AVERAGE[name],

@@ -29,6 +29,18 @@ EVERY_AVERAGE: Dict[str, Dict[str, Any]] = {
         },
         "active": "slow",
     },
+    "bank_in_a_bank": {
+        "type": "bank",
+        "averages": {
+            "inner": {
+                "type": "bank",
+                "averages": {"mean": {"type": "uniform"}, "last": {"type": "polynomial"}},
+                "active": "last",
+            },
+            "fast": {"type": "power_function", "sigma_rel": 0.1},
+        },
+        "active": "inner",
+    },
 }
 
 

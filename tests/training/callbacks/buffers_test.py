@@ -16,6 +16,8 @@ from allennlp.training.util import evaluate
 
 from allennlp_ema import ExponentialMovingAverage, MovingAverage
 from allennlp_ema.training.callbacks import MovingAverageBuffersCallback
+from allennlp_ema.training.callbacks.averaged_buffers import AveragedBuffers
+from allennlp_ema.weighting.weighting import AveragingCounts
 from tests.support.training_runs import (
     KEEP_EVERY_UPDATE,
     assert_ended_alike,
@@ -312,6 +314,33 @@ class TestNothingToDo:
         del model._buffers["replaced"], model._buffers["constant"]
         average = started(MovingAverageBuffersCallback(str(tmp_path), mode), model)
         assert average.running.attachments == []
+
+
+class TestFormerState:
+    """Checkpoints once had the buffers in the state of the callback."""
+
+    def test_recalibrated_statistics(self, tmp_path: Path) -> None:
+        model = ReplacingModel()
+        model.norm = torch.nn.BatchNorm1d(1)
+        statistics = {"norm": {"running_mean": torch.tensor([3.0])}}
+        counts = AveragingCounts().as_dict()
+        callback = MovingAverageBuffersCallback(str(tmp_path))
+        callback.load_state_dict(
+            {"statistics": [{"counts": counts, "statistics": statistics}], "averages": []}
+        )
+        with started(callback, model).average_values():
+            assert model.norm.running_mean == 3.0
+        assert model.norm.running_mean == 0.0
+
+    def test_averaged_buffers(self, tmp_path: Path) -> None:
+        model = ReplacingModel()
+        model.norm = torch.nn.BatchNorm1d(1)
+        callback = MovingAverageBuffersCallback(str(tmp_path), "average")
+        buffers = {name: value + 2.0 for name, value in AveragedBuffers(model).tensors().items()}
+        callback.load_state_dict({"statistics": [], "averages": [buffers]})
+        with started(callback, model).average_values():
+            assert model.norm.running_mean == 2.0
+        assert model.norm.running_mean == 0.0
 
 
 class TestMistakes:
