@@ -2,6 +2,7 @@
 One pass over tensors that moves the shadows of several members towards them, prepared once.
 """
 
+from operator import attrgetter
 from typing import AbstractSet, Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -14,6 +15,8 @@ from allennlp_ema.shadow_weights.kernels import (
     lerp_,
     lerp_with_infinities_,
 )
+
+_shape, _dtype = attrgetter("shape"), attrgetter("dtype")
 
 
 class Member:
@@ -119,8 +122,8 @@ class _Group:
         has_infinities: bool,
     ) -> None:
         self._sources = sources
-        self._forms = _forms(sources)
-        self._device = sources[0].device
+        self._shapes = list(map(_shape, sources))
+        self._kind = {sources[0].dtype}, sources[0].device
         self._addresses = [source.data_ptr() for source in sources]
         self._lerp_ = lerp_with_infinities_ if has_infinities else lerp_
         self.staged: Optional[torch.cuda.Event] = None
@@ -154,10 +157,13 @@ class _Group:
         ]
 
     def is_stale(self) -> bool:
-        if self._forms != _forms(self._sources):
+        # Of each, and at each update, so as little as can be: it counts in small models.
+        if self._shapes != list(map(_shape, self._sources)):
+            return True
+        if self._kind != (set(map(_dtype, self._sources)), self._sources[0].device):
             return True
         if self._is_direct:
-            return self._sources[0].device != self._device
+            return False
         # Blocks were cut from where the sources were.
         return self._addresses != [source.data_ptr() for source in self._sources]
 
@@ -197,7 +203,3 @@ def new_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor
             requires_grad=False,
         )
         return copy.copy_(tensor)
-
-
-def _forms(tensors: Sequence[Tensor]) -> List[Tuple[torch.dtype, torch.Size]]:
-    return [(tensor.dtype, tensor.shape) for tensor in tensors]
