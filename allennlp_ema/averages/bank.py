@@ -61,6 +61,16 @@ class BankMovingAverage(MovingAverage):
             share_parameters([member.running for member in self.members()])
             self._log_construction()
 
+    def resolve(
+        self, num_updates_per_epoch: Optional[float], num_epochs: Optional[int] = None
+    ) -> None:
+        for average in self.averages.values():
+            average.resolve(num_updates_per_epoch, num_epochs)
+
+    def epoch_ended(self, num_epochs: int) -> None:
+        for average in self.averages.values():
+            average.epoch_ended(num_epochs)
+
     def members(self) -> List[MovingAverage]:
         return [member for average in self.averages.values() for member in average.members()]
 

@@ -39,14 +39,17 @@ class TrainerContract(AllenNLPMovingAverage):
 
         # Raises
 
-        `RuntimeError` : while averages are assigned, or if a parameter was resized. Nothing is
-        changed then.
+        `RuntimeError` : while averages are assigned, or if a parameter was resized.
+        `ConfigurationError` : if a duration in the configuration is not resolved.
+        Nothing is changed then.
         """
         if self.is_assigned:
             raise RuntimeError(
                 "the parameters hold their averages at present, so there is nothing to average: "
                 "call restore() before apply()"
             )
+        for member in self.members():
+            member.check_resolved()
         running = [member.running for member in self.members()]
         updates = [each.weighting.next(each.counts, num_updates) for each in running]
         moves = [move for each, coming in zip(running, updates) for move in each.moves(coming)]

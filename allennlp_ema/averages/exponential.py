@@ -1,4 +1,4 @@
-from typing import Any, Dict, Iterable, Optional, Union
+from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
@@ -6,6 +6,7 @@ from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.averages.parameters import NamedParameter
 from allennlp_ema.common.checks import check_choice, check_number
 from allennlp_ema.weighting.decay_schedules import ConstantDecay, DecaySchedule, WarmupDecay
+from allennlp_ema.weighting.duration import Duration
 
 
 # In the place of AllenNLP's own, whose arguments it takes.
@@ -65,8 +66,8 @@ class ExponentialMovingAverage(MovingAverage):
             decay = check_number("decay", decay, minimum=0, maximum=1)
             self._constant = ConstantDecay(decay)
             self._warmup = WarmupDecay(decay, self.numerator, self.denominator)
-        else:
-            # What no decay is, is known at the first update at the latest.
+        elif not any(isinstance(value, Duration) for value in vars(decay).values()):
+            # A schedule that gives no decay is refused before the training begins.
             decay.over(1, 1)
         self._decay = decay
 
@@ -79,8 +80,16 @@ class ExponentialMovingAverage(MovingAverage):
             schedule = self._constant if num_updates is None else self._warmup
         return 1.0 - schedule.over(self.updates_since_start(num_averaged, num_updates), interval)
 
+    def _owners_of_durations(self) -> List[Tuple[str, Any]]:
+        owners = super()._owners_of_durations()
+        return [*owners, ("decay.", self._decay)] if self._has_schedule else owners
+
+    @property
+    def _has_schedule(self) -> bool:
+        return isinstance(self._decay, DecaySchedule)
+
     def _changeable_settings(self) -> Dict[str, Any]:
-        return {} if isinstance(self._decay, DecaySchedule) else {"decay": self._decay}
+        return {} if self._has_schedule else {"decay": self._decay}
 
     def _weighting_in_words(self) -> str:
         if isinstance(self._decay, DecaySchedule):

@@ -3,7 +3,7 @@ An average as it is configured, registered and saved: the base class of all of t
 """
 
 import logging
-from typing import Any, Callable, Dict, Iterable, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 import torch
 from allennlp.common import Registrable
@@ -16,6 +16,7 @@ from allennlp_ema.averages.allennlp_state import (
     prepare_load_of_allennlp_state,
 )
 from allennlp_ema.averages.contract import TrainerContract
+from allennlp_ema.averages.durations import Durations
 from allennlp_ema.averages.parameters import (
     NamedParameter,
     check_dtypes,
@@ -24,13 +25,14 @@ from allennlp_ema.averages.parameters import (
 )
 from allennlp_ema.averages.running_average import RunningAverage
 from allennlp_ema.averages.states import STATE_VERSION, check_entries, check_header, copied
-from allennlp_ema.common.checks import check_choice, check_integer
+from allennlp_ema.common.checks import check_choice
 from allennlp_ema.common.from_params import (
     ExplainedFromParams,
     constructor_arguments,
     registered_name,
 )
 from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
+from allennlp_ema.weighting.duration import Duration, TrainingLength, check_updates
 from allennlp_ema.weighting.weighting import Weighting
 
 logger = logging.getLogger(__name__)
@@ -64,12 +66,14 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
 
     parameters : `Iterable[Tuple[str, Tensor]]`
         The named parameters to average, of any shape and floating dtype. The trainer gives them.
-    start_step : `int`, optional (default = `0`)
-        While `num_updates < start_step` the average equals the parameters; the weighting counts its
+    start_step : `Union[int, Duration]`, optional (default = `0`)
+        In updates, or a duration: `{"epochs": 2}` or `{"fraction": 0.5}` of the training. While
+        `num_updates < start_step` the average equals the parameters; the weighting counts its
         updates from here.
-    update_every : `int`, optional (default = `1`)
-        Sample the parameters at the updates where `(num_updates - start_step) % update_every == 0`.
-        Until there is a sample, an average that forgets its initial value equals the parameters.
+    update_every : `Union[int, Duration]`, optional (default = `1`)
+        In updates, or a duration. Sample the parameters at the updates where
+        `(num_updates - start_step) % update_every == 0`. Until there is a sample, an average that
+        forgets its initial value equals the parameters.
     shadow_dtype : `str`, optional (default = `None`)
         `"float32"` or `"float64"`. `None` means float32 for half-precision parameters, else the
         parameter's own dtype.
@@ -93,20 +97,21 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
     def __init__(
         self,
         parameters: Iterable[NamedParameter],
-        start_step: int = 0,
-        update_every: int = 1,
+        start_step: Union[int, Duration] = 0,
+        update_every: Union[int, Duration] = 1,
         shadow_dtype: Optional[str] = None,
         shadow_device: Optional[str] = None,
         include: Optional[List[str]] = None,
         exclude: Optional[List[str]] = None,
     ) -> None:
         # AllenNLP's own constructor is left out: it makes two copies of the model.
-        self.start_step = check_integer("start_step", start_step, minimum=0)
-        self.update_every = check_integer("update_every", update_every, minimum=1)
+        self.start_step = check_updates("start_step", start_step, minimum=0)
+        self.update_every = check_updates("update_every", update_every, minimum=1)
         self.shadow_dtype = check_choice("shadow_dtype", shadow_dtype, [None, *_DTYPES])
         self.shadow_device = check_choice("shadow_device", shadow_device, [None, "cpu"])
         self.include = include
         self.exclude = exclude
+        self._durations = Durations(self._owners_of_durations())
         self._set_up(parameters)
 
     def _set_up(self, parameters: Iterable[NamedParameter]) -> None:
@@ -116,7 +121,8 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
             named_parameters = checked_names(parameters)
             self._all_names = [name for name, _ in named_parameters]
             self.running = self._make_running_average(named_parameters)
-            self._log_construction()
+            if not self._durations.unresolved:
+                self._log_construction()
 
     def averaging_weight(self, num_averaged: int, num_updates: Optional[int]) -> float:
         """
@@ -175,6 +181,65 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
             keep_dtype=keep_dtype,
         )
 
+    def _owners_of_durations(self) -> List[Tuple[str, Any]]:
+        """What has durations among its attributes, with what stands before their keys."""
+        return [("", self)]
+
+    def resolve(
+        self, num_updates_per_epoch: Optional[float], num_epochs: Optional[int] = None
+    ) -> None:
+        """
+        Puts numbers of updates in the place of durations. The trainer does this when it is built.
+
+        # Parameters
+
+        num_updates_per_epoch : `Optional[float]`
+            `None` if nobody knows: `start_step` and `update_every` may then be whole epochs, and
+            the average waits for `epoch_ended`.
+        num_epochs : `int`, optional (default = `None`)
+            Of the training.
+
+        # Raises
+
+        `ConfigurationError` : naming a duration for which the length is not known.
+        """
+        had_durations = bool(self._durations.unresolved)
+        self._durations.resolve(TrainingLength(num_updates_per_epoch, num_epochs))
+        self._take_over_durations()
+        self.weighting.is_waiting = bool(self._durations.unresolved)
+        if had_durations:
+            self._log_construction()
+
+    def epoch_ended(self, num_epochs: int) -> None:
+        """Resolves what waits for so many epochs to end, and takes the sample that is due then."""
+        counts = self.counts
+        ended = self._durations.ended_with(num_epochs)
+        if "start_step" in ended:
+            # The parameters of this update are in the average already, and are no sample.
+            self._durations.put("start_step", counts.num_updates + 1)
+        if "update_every" in ended:
+            self._durations.put("update_every", counts.num_updates)
+        if ended:
+            self._take_over_durations()
+            self.weighting.is_waiting = bool(self._durations.unresolved)
+            self._log_construction()
+        if "update_every" in ended and not self.weighting.is_waiting:
+            self.running.commit(counts.skip(counts.num_updates - 1))
+            self.apply(counts.num_updates)
+
+    def check_resolved(self) -> None:
+        """
+        # Raises
+
+        `ConfigurationError` : naming a duration that nobody has resolved.
+        """
+        if not self.weighting.is_waiting:
+            self._durations.check_resolved()
+
+    def _take_over_durations(self) -> None:
+        self.weighting.start_step = self.start_step
+        self.weighting.update_every = self.update_every
+
     def members(self) -> List["MovingAverage"]:
         return [self]
 
@@ -202,6 +267,8 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
             "settings": self._changeable_settings(),
             **self.running.state_dict(),
         }
+        if self._durations.resolved:
+            state["durations"] = dict(self._durations.resolved)
         return copied(state) if copy or self.is_assigned else state
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
@@ -232,7 +299,7 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
             return prepare_load_of_allennlp_state(self.running, self._all_names, state_dict)
         check_header(state_dict, self.type_name)
         entries = ["version", "type", "settings", *self.running.entries]
-        check_entries("state", state_dict, entries, optional=["attachments"])
+        check_entries("state", state_dict, entries, optional=["attachments", "durations"])
         load_running_average = self.running.prepare_load(state_dict)
         # The number that a schedule has taken the place of says nothing here.
         changeable = self._changeable_settings()
@@ -243,6 +310,8 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
             self._set_settings(changeable)
 
         def load() -> None:
+            self._durations.load(state_dict.get("durations", {}))
+            self._take_over_durations()
             load_running_average()
             self._set_settings(settings)
 

@@ -4,18 +4,19 @@ Decay schedules: pure functions from an update count to a decay. No tensors here
 
 import math
 from numbers import Real
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Union
 
 import numpy
 from allennlp.common import Registrable
 from allennlp.common.checks import ConfigurationError
 
-from allennlp_ema.common.checks import check_integer, check_number
+from allennlp_ema.common.checks import check_number
 from allennlp_ema.common.from_params import (
     ExplainedFromParams,
     constructor_arguments,
     registered_name,
 )
+from allennlp_ema.weighting.duration import Duration, check_updates
 
 
 class DecaySchedule(ExplainedFromParams, Registrable):
@@ -105,7 +106,7 @@ class ConstantDecay(DecaySchedule):
 
 
 @DecaySchedule.register("half_life")
-class HalfLifeDecay(ConstantDecay):
+class HalfLifeDecay(DecaySchedule):
     """
     The constant decay `0.5^(1 / half_life)`: after `half_life` updates what was in the average
     counts half.
@@ -114,13 +115,20 @@ class HalfLifeDecay(ConstantDecay):
 
     # Parameters
 
-    half_life : `float`
-        In updates, above 0.
+    half_life : `Union[float, Duration]`
+        In updates, above 0, or a duration.
     """
 
-    def __init__(self, half_life: float) -> None:
-        self.half_life = check_number("half_life", half_life, above=0)
-        super().__init__(0.5 ** (1.0 / self.half_life))
+    def __init__(self, half_life: Union[float, Duration]) -> None:
+        self.half_life: Any = half_life
+        if not isinstance(half_life, Duration):
+            self.half_life = check_number("half_life", half_life, above=0)
+
+    def __call__(self, num_updates: int) -> float:
+        return 0.5 ** (1.0 / self.half_life)
+
+    def over(self, num_updates: int, interval: int) -> float:
+        return self(num_updates) ** interval
 
 
 @DecaySchedule.register("warmup")
@@ -219,16 +227,18 @@ class CosineDecay(DecaySchedule):
 
     # Parameters
 
-    num_updates : `int`
-        The length in updates, at least 1.
+    num_updates : `Union[int, Duration]`
+        The length in updates, at least 1, or a duration.
     start : `float`, optional (default = `0.996`)
         Within [0, 1].
     end : `float`, optional (default = `1.0`)
         Within [0, 1].
     """
 
-    def __init__(self, num_updates: int, start: float = 0.996, end: float = 1.0) -> None:
-        self.num_updates = check_integer("num_updates", num_updates, minimum=1)
+    def __init__(
+        self, num_updates: Union[int, Duration], start: float = 0.996, end: float = 1.0
+    ) -> None:
+        self.num_updates = check_updates("num_updates", num_updates, minimum=1)
         self.start = check_number("start", start, minimum=0, maximum=1)
         self.end = check_number("end", end, minimum=0, maximum=1)
 

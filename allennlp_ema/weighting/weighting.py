@@ -10,6 +10,8 @@ import numpy
 from allennlp.common.checks import ConfigurationError
 from numpy import ndarray
 
+from allennlp_ema.weighting.duration import Duration
+
 Number = Union[int, float]
 
 
@@ -101,9 +103,9 @@ class Weighting:
 
     rule : `Callable[..., float]`
         The weight of a sample, see `MovingAverage.averaging_weight`.
-    start_step : `int`, optional (default = `0`)
+    start_step : `Union[int, Duration]`, optional (default = `0`)
         While `num_updates < start_step` the average equals the parameters.
-    update_every : `int`, optional (default = `1`)
+    update_every : `Union[int, Duration]`, optional (default = `1`)
         A sample is taken at the updates where `(num_updates - start_step) % update_every == 0`.
     zero_debias : `bool`, optional (default = `False`)
         Divide each weight by the share of the average that comes from samples.
@@ -112,13 +114,15 @@ class Weighting:
     def __init__(
         self,
         rule: Callable[..., float],
-        start_step: int = 0,
-        update_every: int = 1,
+        start_step: Any = 0,
+        update_every: Any = 1,
         zero_debias: bool = False,
     ) -> None:
         self.start_step = start_step
         self.update_every = update_every
         self.zero_debias = zero_debias
+        #: Whether a duration is still to be resolved, when its epochs have ended.
+        self.is_waiting = False
         self._rule = rule
         self._takes_interval = "interval" in inspect.signature(rule).parameters
         # By whether updates are numbered. It may take as many steps to find out as an interval has.
@@ -138,16 +142,28 @@ class Weighting:
         `ConfigurationError` : if the rule gives a weight that is not within [0, 1].
         """
         number = counts.num_updates + 1 if num_updates is None else int(num_updates)
+        is_numbered = num_updates is not None
+        if self.is_waiting:
+            return self._next_while_waiting(counts, number, is_numbered)
         since_start = number - self.start_step
         if since_start < 0:
             return Update(AveragingCounts(number), 1.0, False)
-        is_numbered = num_updates is not None
         if since_start % self.update_every:
             copies = not counts.num_averaged and self._forgets_initial_value(is_numbered)
             return Update(counts.skip(number), 1.0 if copies else 0.0, False)
         weight = self._weight(counts.num_averaged, since_start, is_numbered)
         sampled = counts.sample(number, weight, self.zero_debias)
         return Update(sampled, sampled.last_weight, True)
+
+    def _next_while_waiting(
+        self, counts: AveragingCounts, number: int, is_numbered: bool
+    ) -> Update:
+        if isinstance(self.start_step, Duration) or number < self.start_step:
+            return Update(AveragingCounts(number), 1.0, False)
+        # The first sample is due at the end of an epoch, who knows when: whatever interval it has.
+        first = self._rule_weight(0, 1, is_numbered, 1)
+        forgets = first == 1.0 or (self.zero_debias and first > 0.0)
+        return Update(counts.skip(number), 1.0 if forgets else 0.0, False)
 
     def updates_since_start(self, num_averaged: int) -> int:
         """The number, counted from `start_step`, of the update after `num_averaged` samples."""
@@ -229,10 +245,14 @@ class Weighting:
         return self._forgets[is_numbered]
 
     def _weight(self, num_averaged: int, since_start: int, is_numbered: bool) -> float:
-        arguments: Dict[str, Any] = {}
-        if self._takes_interval:
-            # At `start_step` itself the average equals the parameters of one update before.
-            arguments["interval"] = self.update_every if since_start else 1
+        # At `start_step` itself the average equals the parameters of one update before.
+        interval = self.update_every if since_start else 1
+        return self._rule_weight(num_averaged, since_start, is_numbered, interval)
+
+    def _rule_weight(
+        self, num_averaged: int, since_start: int, is_numbered: bool, interval: int
+    ) -> float:
+        arguments = {"interval": interval} if self._takes_interval else {}
         weight = self._rule(num_averaged, since_start if is_numbered else None, **arguments)
         # The negation also refuses a NaN.
         if not (isinstance(weight, Real) and 0.0 <= weight <= 1.0):

@@ -1,0 +1,127 @@
+"""
+Durations: a part of a training, in epochs or as a fraction, in the place of a number of updates.
+"""
+
+from typing import Any, Dict, NamedTuple, Optional
+
+from allennlp.common.checks import ConfigurationError
+
+from allennlp_ema.common.checks import check_integer, check_number
+from allennlp_ema.common.from_params import ExplainedFromParams
+
+
+class TrainingLength(NamedTuple):
+    """
+    What a training tells of its length.
+
+    # Parameters
+
+    num_updates_per_epoch : `Optional[float]`
+        `None` if nobody knows: a loader without a length.
+    num_epochs : `Optional[int]`
+    """
+
+    num_updates_per_epoch: Optional[float]
+    num_epochs: Optional[int]
+
+
+class Duration(ExplainedFromParams):
+    """
+    A number of updates that is not known before the training is: `{"epochs": 2}` or
+    `{"fraction": 0.5}` of the whole training.
+
+    ```python
+    >>> Duration(fraction=0.5).resolve("start_step", TrainingLength(100, 8))
+    400.0
+
+    ```
+
+    # Parameters
+
+    epochs : `float`, optional (default = `None`)
+        Above 0. Exactly one of `epochs` and `fraction` is given.
+    fraction : `float`, optional (default = `None`)
+        Above 0, at most 1.
+    """
+
+    def __init__(self, epochs: Optional[float] = None, fraction: Optional[float] = None) -> None:
+        if (epochs is None) == (fraction is None):
+            raise ConfigurationError(
+                'exactly one of "epochs" and "fraction" has to be given, but "epochs" is '
+                f'{epochs!r} and "fraction" is {fraction!r}'
+            )
+        self.epochs = None if epochs is None else check_number("epochs", epochs, above=0)
+        self.fraction = (
+            None if fraction is None else check_number("fraction", fraction, above=0, maximum=1)
+        )
+
+    @property
+    def is_of_whole_epochs(self) -> bool:
+        """Whether it ends with an epoch, and so is known by then at the latest."""
+        return self.epochs is not None and self.epochs == int(self.epochs)
+
+    def resolve(self, key: str, length: TrainingLength) -> float:
+        """
+        # Parameters
+
+        key : `str`
+            Under which it stands in the configuration, for errors.
+        length : `TrainingLength`
+
+        # Returns
+
+        num_updates : `float`
+
+        # Raises
+
+        `ConfigurationError` : if the length of the training is not known.
+        """
+        if length.num_updates_per_epoch is None:
+            raise ConfigurationError(
+                f'"{key}" is {self}, but the data loader has no length, so that nobody knows how '
+                "many updates that is: give a number of updates"
+            )
+        if self.epochs is not None:
+            return self.epochs * length.num_updates_per_epoch
+        assert self.fraction is not None
+        if length.num_epochs is None:
+            raise ConfigurationError(
+                f'"{key}" is {self}, but nobody knows how many epochs the training has: give '
+                "num_epochs, or a number of updates"
+            )
+        return self.fraction * length.num_epochs * length.num_updates_per_epoch
+
+    def _to_params(self) -> Dict[str, Any]:
+        if self.epochs is not None:
+            return {"epochs": self.epochs}
+        return {"fraction": self.fraction}
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Duration) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.epochs, self.fraction))
+
+    def __str__(self) -> str:
+        ((key, value),) = self._to_params().items()
+        return f'{{"{key}": {value:g}}}'
+
+    __repr__ = __str__
+
+
+def check_updates(key: str, value: Any, minimum: int) -> Any:
+    """
+    Returns `value` if it is an integer of at least `minimum`, or a `Duration`.
+
+    # Raises
+
+    `ConfigurationError` : if it is neither.
+    """
+    if isinstance(value, Duration):
+        return value
+    try:
+        return check_integer(key, value, minimum)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f'{error.message}, or a duration: {{"epochs": 2}} or {{"fraction": 0.5}}'
+        ) from None
