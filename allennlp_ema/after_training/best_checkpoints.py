@@ -34,10 +34,15 @@ def best_checkpoints(
         longer there.
     """
     values = _values(training, metric)
+    if not values:
+        raise ConfigurationError(
+            f"{training.serialization_dir} has no metrics of a validated epoch "
+            "(metrics_epoch_*.json) to choose checkpoints by"
+        )
     if not 1 <= num_checkpoints <= len(values):
         raise ConfigurationError(
-            f"--best is {num_checkpoints}, but {training.serialization_dir} has the metric "
-            f"{metric} of {len(values)} validated epochs (metrics_epoch_*.json)"
+            f"--best is {num_checkpoints}, but has to be within 1 and {len(values)}: of so many "
+            f"validated epochs {training.serialization_dir} has the metric {metric}"
         )
     best = sorted(sorted(values), key=lambda epoch: -values[epoch])[:num_checkpoints]
     found = training.checkpoints()

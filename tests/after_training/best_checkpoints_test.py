@@ -40,8 +40,13 @@ def test_an_epoch_without_a_validation_is_not_chosen_by_that_of_another(tmp_path
     repeated = {"loss": 0.5, "f1": math.nan}
     epochs = [{}, {"raw_loss": 0.4, **repeated}, repeated, {"loss": 0.9}]
     assert chosen(tmp_path, 2, *epochs) == ["2", "4"]
-    with pytest.raises(ConfigurationError, match=r"--best is 3, but .* of 2 validated epochs"):
+    with pytest.raises(ConfigurationError, match="--best is 3, but has to be within 1 and 2"):
         chosen(tmp_path, 3, *epochs)
+
+
+def test_a_training_without_validation_has_none_to_choose(tmp_path):
+    with pytest.raises(ConfigurationError, match="has no metrics of a validated epoch"):
+        chosen(tmp_path, 1, {}, {})
 
 
 def test_nan_is_not_good(tmp_path):

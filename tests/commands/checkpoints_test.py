@@ -106,7 +106,7 @@ def test_best_checkpoints_that_are_not_there_are_named(validated, capsys):
     ) in error
     for number in (0, -1, 41):
         error = best(capsys, validated, number).error
-        assert f"--best is {number}, but {validated} has the metric +accuracy of 40 " in error
+        assert f"--best is {number}, but has to be within 1 and 40: of so many valid" in error
     error = best(capsys, validated, 1, "--metric", "+f1").error
     assert f"--metric is +f1, but {validated / 'metrics_epoch_0.json'} has accuracy, loss" in error
     better.write_text("{")
