@@ -17,6 +17,7 @@ from allennlp.common.checks import ConfigurationError
 from allennlp.training.callbacks import TrainerCallback
 from allennlp.training.util import evaluate
 
+from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.training.callbacks import monitor
 from tests.support.training_runs import (
     best_weights,
@@ -302,30 +303,33 @@ class TestWarning:
         assert "stalls" not in log and "no sample yet" not in log
 
 
-class InfiniteForOneUpdate(TrainerCallback):
-    """A parameter is infinite when averages are updated in epoch 1 after batch 2, not before."""
+class InfiniteForOneSample(Attachment):
+    """A parameter is infinite for the second sample of epoch 1, and its own again after it."""
 
-    NAME = "tag_projection_layer._module.bias"
+    name = "tag_projection_layer._module.bias"
 
+    def __init__(self, trainer: Any) -> None:
+        self.average = trainer._moving_average
+        self.parameter = dict(trainer.model.named_parameters())[self.name].data
+        self.own = self.parameter.clone()
+
+    def before_sample(self) -> None:
+        self.own = self.parameter.clone()
+        if self.average.num_updates == 6 + 1:
+            self.parameter[0] = math.inf
+
+
+class InfiniteForOneSampleCallback(TrainerCallback):
     def on_start(self, trainer: Any, is_primary: bool = True, **kwargs: Any) -> None:
-        parameter = dict(trainer.model.named_parameters())[self.NAME].data
-        average = trainer._moving_average
-        self.own = parameter.clone()
-
-        def before_update() -> None:
-            self.own = parameter.clone()
-            if average.num_updates == 6 + 1:
-                parameter[0] = math.inf
-
-        average.before_update.append(before_update)
-        self.parameter = parameter
+        self.attachment = InfiniteForOneSample(trainer)
+        trainer._moving_average.attach(self.attachment)
 
     def on_batch(self, trainer: Any, *arguments: Any, is_training: bool, **kwargs: Any) -> None:
         if is_training:
-            self.parameter.copy_(self.own)
+            self.attachment.parameter.copy_(self.attachment.own)
 
 
-INFINITE = {"type": f"{__name__}.InfiniteForOneUpdate"}
+INFINITE = {"type": f"{__name__}.InfiniteForOneSampleCallback"}
 WARNING = r'The average "(\w+)" holds NaN or infinite values that the parameters do not, (.*)\. No'
 
 
@@ -338,7 +342,7 @@ class TestNonFiniteValues:
         plain = config(MONITOR, INFINITE, moving_average=bank)
         directory = tmp_path / "run"
         train_here(plain, directory, interrupt_at=(3, 2))
-        since = f"since epoch 1, in {InfiniteForOneUpdate.NAME}"
+        since = f"since epoch 1, in {InfiniteForOneSample.name}"
         expected = [("slow", since), ("fast", since)]
         assert re.findall(WARNING, (directory / "out.log").read_text()) == expected
         (directory / "out.log").unlink()
