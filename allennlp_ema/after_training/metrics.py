@@ -28,6 +28,7 @@ class SignedMetric:
     def __init__(self, names: Any, key: str = "--metric") -> None:
         self.names: List[str] = names if isinstance(names, list) else [names]
         self._key = key
+        self._given = names
         for name in self.names or [names]:
             if not isinstance(name, str) or name[:1] not in ("+", "-") or len(name) < 2:
                 raise ConfigurationError(
@@ -56,13 +57,13 @@ class SignedMetric:
         for name in self.names:
             if name[1:] not in metrics:
                 raise ConfigurationError(
-                    f"{self._key} is {self}, but {place} has {', '.join(sorted(metrics))}"
+                    f"{self._key} is {self._given!r}, but {place} has {', '.join(sorted(metrics))}"
                 )
             value = metrics[name[1:]]
             if not isinstance(value, (int, float)):
                 raise ConfigurationError(
-                    f"{self._key} is {self}, which {place} has as {value!r}, but it has to be a "
-                    "single number"
+                    f"{self._key} is {self._given!r}, which is {value!r}, but has to be a single "
+                    "number"
                 )
             values.append(value if name[0] == "+" else -value)
         return float(sum(values))
@@ -81,6 +82,6 @@ class SignedMetric:
 def chosen_metric(given: Optional[List[str]], training: FinishedTraining) -> SignedMetric:
     """The metric that is given, or else that of the training."""
     if given is not None:
-        return SignedMetric(given)
+        return SignedMetric(given[0] if len(given) == 1 else given)
     trainer = training.config.get("trainer", {})
     return SignedMetric(trainer.get("validation_metric", "-loss"), '"validation_metric"')

@@ -108,7 +108,9 @@ def test_best_checkpoints_that_are_not_there_are_named(validated, capsys):
         error = best(capsys, validated, number).error
         assert f"--best is {number}, but has to be within 1 and 40: of so many valid" in error
     error = best(capsys, validated, 1, "--metric", "+f1").error
-    assert f"--metric is +f1, but {validated / 'metrics_epoch_0.json'} has accuracy, loss" in error
+    assert (
+        f"--metric is '+f1', but {validated / 'metrics_epoch_0.json'} has accuracy, loss" in error
+    )
     better.write_text("{")
     assert f"{better} is truncated or not JSON" in best(capsys, validated, 1).error
     error = allennlp(

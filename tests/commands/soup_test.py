@@ -178,8 +178,8 @@ def test_what_is_missing_or_wrong_is_one_line(runs, capsys, tmp_path):
         ([one, foreign], f"{foreign} is truncated or not an archive"),
         ([one, tmp_path], f"{tmp_path} is not the serialization directory of a training"),
         ([one, other, "--metric", "+accuracy"], "--metric is what --greedy DATA compares, which "),
-        ([one, other, *greedy, "--metric", "+f1"], "--metric is +f1, but the model has accuracy"),
-        ([one, other, *greedy, "--metric", "f1"], "--metric is ['f1'], but has to be the name of"),
+        ([one, other, *greedy, "--metric", "+f1"], "--metric is '+f1', but the model has accuracy"),
+        ([one, other, *greedy, "--metric", "f1"], "--metric is 'f1', but has to be the name of"),
     ):
         assert refused(capsys, tmp_path, *arguments).startswith(message)
 
