@@ -42,7 +42,7 @@ def distance_of(average: MovingAverage) -> Distance:
     sums[3] = sum(averaged.numel() for averaged, _ in pairs.values())
     for averaged, raw in pairs.values():
         # One transfer from the device for each tensor, not for each block.
-        of_blocks = [_sums(*blocks, weight) for blocks in zip(blocks(averaged), blocks(raw))]
+        of_blocks = [_sums(*pair, weight) for pair in zip(blocks(averaged), blocks(raw))]
         sums[:3] += torch.stack(of_blocks).sum(0).cpu()
     squared_difference, squared_norm, num_stalled, num_values = dist_reduce_sum(sums).tolist()
     if squared_norm:

@@ -192,8 +192,8 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
                     'The average "%s" holds NaN or infinite values that the parameters do not, '
                     "since epoch %d, in %s%s. No later update removes them, except from a "
                     '"window". "exclude" such parameters, take a "window", or --recover from a '
-                    "checkpoint of an epoch before; averages of earlier updates can still be made "
-                    'from the snapshots that "moving_average_snapshots" keeps',
+                    "checkpoint from before; averages of earlier updates can still be made from "
+                    'the snapshots that "moving_average_snapshots" keeps',
                     name,
                     since,
                     ", ".join(found.names[:_MOST_NAMES]),
