@@ -3,12 +3,12 @@ The mean of the weights in several checkpoints.
 """
 
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
-import torch
 from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
+from allennlp_ema.after_training.weight_sums import WeightSums
 from allennlp_ema.common.terminal import progress
 from allennlp_ema.common.torch_files import load_dictionary
 
@@ -23,31 +23,52 @@ def mean_of_checkpoints(paths: Sequence[Path]) -> Dict[str, Tensor]:
     # Returns
 
     state : `Dict[str, Tensor]`
-        The newest model state with the means, summed up in float64, of all floating-point tensors.
-        What else there is, integer buffers, is as in the newest.
+        The newest model state with the means, summed up in double precision, of all floating-point
+        and complex tensors. What else there is, integer buffers, is as in the newest.
 
     # Raises
 
     `ConfigurationError` : naming the file that cannot be read, or whose names or shapes are not
         those of the first.
     """
-    sums: Dict[str, Tensor] = {}
+    return mean_of_states(paths, load_dictionary)
+
+
+def mean_of_states(
+    paths: Sequence[Path], read: Callable[[Path], Dict[str, Any]]
+) -> Dict[str, Tensor]:
+    """The same of whatever `read` makes model states of."""
+    sums = WeightSums()
     state: Dict[str, Any] = {}
     first_forms: Dict[str, str] = {}
-    for path in progress(paths, desc="reading checkpoints"):
+    for path in progress(paths, desc="reading weights"):
         # The one before is let go first.
         state.clear()
-        state = load_dictionary(path)
-        forms = {name: _form(value) for name, value in state.items()}
+        state = read(path)
+        forms = forms_of(state)
         first_forms = first_forms or forms
-        difference = first_difference(path, forms, paths[0], first_forms)
-        if difference is not None:
-            raise ConfigurationError(f"{difference}: they are not checkpoints of one model")
-        _add(state, sums)
-    # In place, so that tied parameters stay tied. No sum is left to be changed by that.
-    for name in list(sums):
-        state[name].copy_(sums.pop(name) / len(paths))
+        check_forms(path, forms, paths[0], first_forms)
+        sums.add(state)
+    sums.write_mean(state)
     return state
+
+
+def forms_of(state: Dict[str, Any]) -> Dict[str, str]:
+    """What a model's state holds, by name, in words."""
+    return {name: _form(value) for name, value in state.items()}
+
+
+def check_forms(
+    path: Path, forms: Dict[str, str], other_path: Path, other_forms: Dict[str, str]
+) -> None:
+    """
+    # Raises
+
+    `ConfigurationError` : if two files hold states of different models.
+    """
+    difference = first_difference(path, forms, other_path, other_forms)
+    if difference is not None:
+        raise ConfigurationError(f"{difference}: they are not of one model")
 
 
 def first_difference(
@@ -59,16 +80,6 @@ def first_difference(
         if here != there:
             return f'{path} has {here} for "{name}", but {other_path} has {there}'
     return None
-
-
-def _add(state: Dict[str, Any], sums: Dict[str, Tensor]) -> None:
-    for name, value in state.items():
-        if not (isinstance(value, Tensor) and value.is_floating_point()):
-            continue
-        if name in sums:
-            sums[name] += value
-        else:
-            sums[name] = value.to(torch.float64, copy=True)
 
 
 def _form(value: Any) -> str:

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 from urllib.parse import quote
 
 import numpy
@@ -40,8 +40,8 @@ class Snapshot(NamedTuple):
         Of the average.
     counts : `AveragingCounts`
         Of the average at that time.
-    effective_window : `float`
-        In updates.
+    effective_window : `Optional[float]`
+        In updates, `None` if it had no sample yet.
     shapes : `Dict[str, Tuple[int, ...]]`
         Of the averages, by the names of their parameters.
     tied : `Dict[str, str]`
@@ -52,7 +52,7 @@ class Snapshot(NamedTuple):
     name: str
     specification: Specification
     counts: AveragingCounts
-    effective_window: float
+    effective_window: Optional[float]
     shapes: Dict[str, Tuple[int, ...]]
     tied: Dict[str, str]
 

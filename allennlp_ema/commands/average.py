@@ -9,7 +9,7 @@ from typing import Callable
 from allennlp.commands.subcommand import Subcommand
 from allennlp.common.checks import ConfigurationError
 
-from allennlp_ema.commands import checkpoints, inspect, sweep, synthesize
+from allennlp_ema.commands import checkpoints, inspect, soup, sweep, synthesize
 
 
 @Subcommand.register("average")
@@ -29,7 +29,7 @@ class Average(Subcommand):
         description = "Make averages of weights after training."
         subparser = parser.add_parser(self.name, description=description, help=description)
         commands = subparser.add_subparsers(title="Commands", metavar="COMMAND")
-        for command in (checkpoints, synthesize, sweep, inspect):
+        for command in (checkpoints, soup, synthesize, sweep, inspect):
             command_parser = command.add_parser(commands)
             command_parser.add_argument(
                 "--include-package",

@@ -10,8 +10,10 @@ from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
 from allennlp_ema.after_training.archives import check_can_be_written
+from allennlp_ema.after_training.best_checkpoints import best_checkpoints
 from allennlp_ema.after_training.checkpoint_mean import first_difference, mean_of_checkpoints
 from allennlp_ema.after_training.finished_training import FinishedTraining
+from allennlp_ema.after_training.metrics import chosen_metric
 from allennlp_ema.commands.recalibration import (
     add_recalibration_arguments,
     archive_recalibrated,
@@ -42,6 +44,18 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         help="the checkpoints after so many epochs, as in their names: 3 is model_state_e3_b0.th",
     )
     which.add_argument("--files", type=Path, nargs="+", help="these files, the newest last")
+    which.add_argument(
+        "--best",
+        type=int,
+        metavar="N",
+        help="the N checkpoints of the best validation metric, by metrics_epoch_*.json",
+    )
+    parser.add_argument(
+        "--metric",
+        action="append",
+        help="of --best: --metric +accuracy, or --metric=-loss if less is better; given more than "
+        'once, their sum (else the "validation_metric" of the training)',
+    )
     add_recalibration_arguments(parser)
     parser.add_argument("--force", action="store_true", help="overwrite the archive")
     return parser
@@ -50,6 +64,8 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     training = FinishedTraining(arguments.serialization_dir)
     check_can_be_written(arguments.output, arguments.force)
+    if arguments.metric is not None and arguments.best is None:
+        raise ConfigurationError("--metric is what --best N compares, which is not given")
     paths = _chosen(training, arguments)
     weights = mean_of_checkpoints(paths)
     if arguments.files is not None:
@@ -63,6 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _chosen(training: FinishedTraining, arguments: argparse.Namespace) -> List[Path]:
     if arguments.files is not None:
         return arguments.files
+    if arguments.best is not None:
+        return _best(training, arguments)
     found = training.checkpoints()
     if arguments.epochs is not None:
         for epoch in arguments.epochs:
@@ -81,6 +99,14 @@ def _chosen(training: FinishedTraining, arguments: argparse.Namespace) -> List[P
             'checkpoints (the checkpointer keeps as many as its "keep_most_recent_by_count" says)'
         )
     return paths[-arguments.last :]
+
+
+def _best(training: FinishedTraining, arguments: argparse.Namespace) -> List[Path]:
+    metric = chosen_metric(arguments.metric, training)
+    chosen = best_checkpoints(training, metric, arguments.best)
+    for path, value in chosen:
+        print(f"{path.name}: {metric.in_words(value)}")
+    return [path for path, _ in chosen]
 
 
 def _check_are_of_the_model(

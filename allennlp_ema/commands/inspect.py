@@ -60,12 +60,18 @@ def run(arguments: argparse.Namespace) -> None:
                 each.average,
                 "" if each.num_updates is None else f"{each.num_updates:,}",
                 "" if each.num_averaged is None else f"{each.num_averaged:,}",
-                "" if each.effective_window is None else f"{each.effective_window:,.1f} updates",
+                _window_in_words(each),
                 "" if each.num_bytes is None else in_bytes(each.num_bytes),
             ]
             for each in found
         ],
     )
+
+
+def _window_in_words(found: Found) -> str:
+    if found.num_averaged == 0:
+        return "no sample yet"
+    return "" if found.effective_window is None else f"{found.effective_window:,.1f} updates"
 
 
 def _inspect(path: Path) -> Iterator[Found]:

@@ -208,7 +208,7 @@ class _Sweep:
         for index, snapshot in enumerate(self._synthesis.snapshots):
             if snapshot.num_updates == self._synthesis.num_updates:
                 alone = numpy.eye(len(self._synthesis.snapshots))[index]
-                self.put(Combination(alone, 0.0, snapshot.effective_window))
+                self.put(Combination(alone, 0.0, snapshot.effective_window or 0.0))
                 with self._model.recalibrated():
                     metrics = self._metrics()
                 yield Measurement(

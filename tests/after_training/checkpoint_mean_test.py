@@ -21,6 +21,7 @@ def test_floating_tensors_are_averaged_and_others_are_the_newest(tmp_path):
     states = [
         {
             "weight": torch.full((2, 3), value),
+            "complex": torch.tensor([value * 1j, 1.0]),
             "half": torch.tensor([value], dtype=torch.float16),
             "running_mean": torch.tensor(value, dtype=torch.float64),
             "num_batches_tracked": torch.tensor(number),
@@ -30,6 +31,7 @@ def test_floating_tensors_are_averaged_and_others_are_the_newest(tmp_path):
     ]
     mean = mean_of_checkpoints(saved(tmp_path, *states))
     assert torch.equal(mean["weight"], torch.full((2, 3), 3.0))
+    assert torch.equal(mean["complex"], torch.tensor([3j, 1.0]))
     assert torch.equal(mean["half"], torch.tensor([3.0], dtype=torch.float16))
     assert torch.equal(mean["running_mean"], torch.tensor(3.0, dtype=torch.float64))
     assert torch.equal(mean["num_batches_tracked"], torch.tensor(2))

@@ -9,11 +9,11 @@ def test_allennlp_itself_lists_the_command_and_that_its_own(capsys):
     for arguments in (["average", "--help"], ["average"]):
         finished = allennlp(capsys, *arguments)
         assert finished.status == 0
-        for command in ("checkpoints", "synthesize", "sweep", "inspect"):
+        for command in ("checkpoints", "soup", "synthesize", "sweep", "inspect"):
             assert f"    {command} " in finished.output or f"    {command}\n" in finished.output
 
 
-@pytest.mark.parametrize("command", ["checkpoints", "synthesize", "sweep", "inspect"])
+@pytest.mark.parametrize("command", ["checkpoints", "soup", "synthesize", "sweep", "inspect"])
 def test_every_command_explains_itself(command, capsys):
     finished = allennlp(capsys, "average", command, "--help")
     assert finished.status == 0
@@ -26,6 +26,7 @@ def test_every_command_explains_itself(command, capsys):
     [
         (["nonsense"], "argument COMMAND: invalid choice: 'nonsense'"),
         (["checkpoints"], "the following arguments are required: serialization_dir, -o/--output"),
+        (["soup", "."], "the following arguments are required: -o/--output"),
         (["synthesize", "."], "the following arguments are required: --average, -o/--output"),
         (["sweep", "."], "the following arguments are required: DATA"),
         (["inspect"], "the following arguments are required: path"),

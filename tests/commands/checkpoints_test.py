@@ -1,6 +1,8 @@
+import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +47,77 @@ def test_files_of_any_name_are_averaged(recorded, capsys, tmp_path):
     torch.testing.assert_close(
         recorded.flat(archived_weights(output)), expected, rtol=1e-6, atol=1e-7
     )
+
+
+def best(capsys: Any, directory: Path, number: int, *options: str) -> Any:
+    output = directory.parent / "mean.tar.gz"
+    arguments = [directory, "-o", output, "--best", str(number), *options]
+    return allennlp(capsys, "average", "checkpoints", *arguments)
+
+
+@pytest.fixture
+def validated(recorded: RecordedTraining, tmp_path: Path) -> Path:
+    """A training whose checkpoints 38 to 40 have known metrics, and earlier epochs better ones."""
+    directory = tmp_path / "run"
+    shutil.copytree(str(recorded.directory), str(directory))
+    for epoch in range(40):
+        accuracy, loss = {37: (0.7, 0.1), 38: (0.5, 0.2), 39: (0.7, 0.3)}.get(epoch, (0.4, 9.0))
+        values = {"validation_accuracy": accuracy, "validation_loss": loss + epoch / 1000}
+        (directory / f"metrics_epoch_{epoch}.json").write_text(json.dumps(values))
+    return directory
+
+
+@pytest.mark.parametrize(
+    "number, options, epochs",
+    [
+        (1, [], [38]),
+        (2, [], [38, 40]),
+        (2, ["--metric=-loss"], [38, 39]),
+        (2, ["--metric", "+accuracy", "--metric=-loss"], [38, 40]),
+        (3, [], [38, 39, 40]),
+    ],
+)
+def test_the_best_by_their_validation_are_averaged(
+    number, options, epochs, recorded, validated, capsys
+):
+    finished = best(capsys, validated, number, *options)
+    assert finished.status == 0, finished.errors
+    expected = recorded.trajectory[[8 * epoch for epoch in epochs]].mean(0)
+    found = recorded.flat(archived_weights(validated.parent / "mean.tar.gz"))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    assert finished.output.splitlines()[0].startswith("model_state_e38_b0.th: ")
+
+
+def test_the_metric_of_the_training_is_the_default(validated, capsys):
+    config = json.loads((validated / "config.json").read_text())
+    config["trainer"]["validation_metric"] = ["-loss", "+accuracy"]
+    (validated / "config.json").write_text(json.dumps(config))
+    output = best(capsys, validated, 1).output
+    assert output.startswith("model_state_e38_b0.th: -loss +accuracy 0.563\n")
+
+
+def test_best_checkpoints_that_are_not_there_are_named(validated, capsys):
+    better = validated / "metrics_epoch_6.json"
+    better.write_text(json.dumps({"validation_accuracy": 0.9, "validation_loss": 0.0}))
+    error = best(capsys, validated, 2).error
+    assert (
+        f"of the 2 best checkpoints {validated} no longer has model_state_e7_b0.th: the "
+        'checkpointer keeps the latest, as many as its "keep_most_recent_by_count" says'
+    ) in error
+    for number in (0, -1, 41):
+        error = best(capsys, validated, number).error
+        assert f"--best is {number}, but has to be within 1 and 40: of so many valid" in error
+    error = best(capsys, validated, 1, "--metric", "+f1").error
+    assert (
+        f"--metric is '+f1', but {validated / 'metrics_epoch_0.json'} has accuracy, loss" in error
+    )
+    better.write_text("{")
+    assert f"{better} is truncated or not JSON" in best(capsys, validated, 1).error
+    error = allennlp(
+        capsys, "average", "checkpoints", validated, "-o", "mean.tar.gz", "--metric", "+accuracy"
+    ).error
+    assert "--metric is what --best N compares, which is not given" in error
+    assert not (validated.parent / "mean.tar.gz").exists()
 
 
 def test_files_of_something_else_are_refused(recorded, capsys, tmp_path):

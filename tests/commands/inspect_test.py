@@ -123,6 +123,12 @@ def test_the_average_of_an_optimizer_and_a_type_left_out(trained, capsys):
     assert rest == ["12", "12", "3.0 updates", "3.7 KiB"]
 
 
+def test_an_average_without_a_sample(trained, capsys):
+    directory = trained("late", moving_average={"type": "uniform", "start_step": 8})
+    first, last = rows(capsys, directory)[:2]
+    assert first[3:6] == ["6", "0", "no sample yet"] and last[3:6] == ["12", "5", "5.0 updates"]
+
+
 def test_a_training_without_an_average(trained, capsys):
     directory = trained("none")
     assert [(row[0], row[2]) for row in rows(capsys, directory)] == [

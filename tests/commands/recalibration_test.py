@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any, Dict
 
@@ -69,6 +70,7 @@ def assert_close(found: Dict[str, Tensor], expected: Dict[str, Tensor]) -> None:
         ["synthesize", "--average", json.dumps({**SHORT, "sigma_rel": 0.06})]
         + ["--max-residual", "0.1"],
         ["checkpoints"],
+        ["soup"],
     ],
     ids=lambda command: command[0],
 )
@@ -76,6 +78,8 @@ def test_statistics_are_those_of_the_archived_weights_if_asked_for(
     command, directory, capsys, tmp_path, caplog
 ):
     name, *options = command
+    if name == "soup":
+        options = [directory]
     arguments = ["average", name, directory, *options, "-o"]
     assert allennlp(capsys, *arguments, tmp_path / "as_found.tar.gz").status == 0
     assert "--recalibrate DATA computes them anew" in caplog.text
@@ -97,6 +101,16 @@ def test_statistics_are_those_of_the_archived_weights_if_asked_for(
     if command[0] == "synthesize":
         best = torch.load(str(directory / "best.th"))
         assert_close(statistics(as_found), statistics(best))
+
+
+def test_a_greedy_soup_is_measured_with_statistics_of_its_own(directory, capsys, tmp_path):
+    output = tmp_path / "soup.tar.gz"
+    arguments = [directory, directory, "-o", output, "--greedy", DATA / "dev.tsv", "--metric=-loss"]
+    recalibrate = ["--recalibrate", DATA / "train.tsv"]
+    finished = allennlp(capsys, "average", "soup", *arguments, *recalibrate)
+    assert finished.status == 0, finished.errors
+    shown = re.findall(r"loss ([\d.]+)", finished.output)
+    assert shown == [f"{evaluated(output)['loss']:.6g}"] * 4
 
 
 def test_a_sweep_measures_each_average_with_statistics_of_its_own(directory, capsys, tmp_path):

@@ -42,7 +42,7 @@ def distance_of(average: MovingAverage) -> Distance:
     sums[3] = sum(averaged.numel() for averaged, _ in pairs.values())
     for averaged, raw in pairs.values():
         # One transfer from the device for each tensor, not for each block.
-        of_blocks = [_sums(*blocks, weight) for blocks in zip(_blocks(averaged), _blocks(raw))]
+        of_blocks = [_sums(*pair, weight) for pair in zip(blocks(averaged), blocks(raw))]
         sums[:3] += torch.stack(of_blocks).sum(0).cpu()
     squared_difference, squared_norm, num_stalled, num_values = dist_reduce_sum(sums).tolist()
     if squared_norm:
@@ -52,12 +52,16 @@ def distance_of(average: MovingAverage) -> Distance:
     return Distance(relative, num_stalled / num_values)
 
 
-def _blocks(values: Tensor) -> Sequence[Tensor]:
+def blocks(values: Tensor) -> Sequence[Tensor]:
+    """`values` in pieces that can be worked on without a second copy of a large tensor."""
     return values.detach().reshape(-1).split(_BLOCK)
 
 
 def _sums(averaged: Tensor, raw: Tensor, weight: float) -> Tensor:
     raw = raw.to(averaged.device, averaged.dtype)
+    # The infinite values of a mask, which are the same in both, have no distance and no norm.
+    is_infinite = raw.isinf() & (raw == averaged)
+    raw, averaged = raw.masked_fill(is_infinite, 0.0), averaged.masked_fill(is_infinite, 0.0)
     difference = raw - averaged
     # A rule whose weight is 0 stands still on purpose.
     is_stalled = (difference != 0) & (difference.abs() * weight < _last_place(averaged))

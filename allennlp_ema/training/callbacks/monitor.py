@@ -3,7 +3,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from allennlp.nn.util import dist_reduce_sum
 from allennlp.training import GradientDescentTrainer
@@ -12,10 +12,12 @@ from allennlp.training.callbacks import TrainerCallback
 from allennlp.training.callbacks.log_writer import LogWriterCallback
 from torch.nn.parallel import DistributedDataParallel
 
+from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.common.from_params import ExplainedFromParams
 from allennlp_ema.training.callbacks.distance import distance_of
 from allennlp_ema.training.callbacks.monitor_picture import AVERAGED, RAW, Row, picture, table
-from allennlp_ema.training.callbacks.trainer_average import average_of
+from allennlp_ema.training.callbacks.non_finite_values import non_finite_values
+from allennlp_ema.training.callbacks.trainer_average import average_of, named_members
 from allennlp_ema.training.callbacks.undisturbed_training import same_data, undisturbed_training
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,9 @@ _TRAINING = "training_moving_average_"
 
 # A stalled share above this is worth a warning.
 _MANY_STALLED = 0.1
+
+# How many parameters one message names.
+_MOST_NAMES = 5
 
 
 @TrainerCallback.register("moving_average_monitor")
@@ -42,9 +47,14 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
       relative to that of the raw weights;
     * `training_moving_average_decay`: what the latest sample left of the average before it;
     * `training_moving_average_effective_window`: in updates, see `MovingAverage.effective_window`;
+      like the decay, there is none as long as there is no sample yet, which the log says, and
+      `num_averaged` in the table below;
     * `training_moving_average_stalled_share`: the share of the averaged values that an update like
       the latest moves by less than one unit in the last place. If this is more than a tenth, a
-      warning says so.
+      warning says so;
+    * `training_moving_average_non_finite_share`: the share of the averaged values, of a bank those
+      of all its averages, that are a NaN or an infinity which the parameters do not hold. If there
+      are any, a warning says in which average, of which parameters and since which epoch.
 
     They also go into `moving_average.csv`, one line for each epoch, and into a picture,
     `moving_average.png`, both in the serialization directory and up to date after each epoch, over
@@ -68,6 +78,9 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
         self.validate_raw = validate_raw
         self._rows: List[Row] = []
         self._has_warned = False
+        # By average.
+        self._non_finite_since: Dict[str, int] = {}
+        self._non_finite_said: Set[str] = set()
         # What of it stands in the trainer's metrics at present.
         self._shown: Dict[str, Any] = {}
         self._shown_in: Dict[str, Any] = {}
@@ -112,11 +125,18 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
         average = average_of(trainer, "moving_average_monitor")
         distance, stalled_share = distance_of(average)
         self._warn_if_stalled(stalled_share)
+        if average.num_averaged == 0:
+            logger.info(
+                'The average has no sample yet after update %d: see its "start_step" and '
+                '"update_every"',
+                average.num_updates,
+            )
         figures = {
             "decay": average.decay_in_force,
             "effective_window": average.effective_window(),
             "distance": distance,
             "stalled_share": stalled_share,
+            "non_finite_share": self._non_finite_share(average, epoch),
         }
         averaged, raw = self._validation_metrics(trainer, metrics, epoch)
         self._shown_in = metrics
@@ -125,7 +145,12 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
             **{RAW + name: value for name, value in raw.items()},
         }
         metrics.update(self._shown)
-        row: Row = {"epoch": epoch, "num_updates": average.num_updates, **figures}
+        row: Row = {
+            "epoch": epoch,
+            "num_updates": average.num_updates,
+            "num_averaged": average.num_averaged,
+            **figures,
+        }
         for name, value in averaged.items():
             for key, number in ((AVERAGED + name, value), (RAW + name, raw.get(name))):
                 if isinstance(number, (int, float)):
@@ -149,6 +174,32 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
                 "keeps such updates",
                 100 * stalled_share,
             )
+
+    def _non_finite_share(self, average: MovingAverage, epoch: int) -> float:
+        num_values = num_averaged = 0
+        for name, member in named_members(average):
+            found = non_finite_values(member)
+            num_values += found.num_values
+            num_averaged += found.num_averaged
+            if not found.names:
+                self._non_finite_since.pop(name, None)
+                continue
+            since = self._non_finite_since.setdefault(name, epoch)
+            if name not in self._non_finite_said:
+                self._non_finite_said.add(name)
+                others = len(found.names) - _MOST_NAMES
+                logger.warning(
+                    'The average "%s" holds NaN or infinite values that the parameters do not, '
+                    "since epoch %d, in %s%s. No later update removes them, except from a "
+                    '"window". "exclude" such parameters, take a "window", or --recover from a '
+                    "checkpoint from before; averages of earlier updates can still be made from "
+                    'the snapshots that "moving_average_snapshots" keeps',
+                    name,
+                    since,
+                    ", ".join(found.names[:_MOST_NAMES]),
+                    f" and {others:,} more" if others > 0 else "",
+                )
+        return num_values / num_averaged
 
     def _validation_metrics(
         self, trainer: GradientDescentTrainer, metrics: Dict[str, Any], epoch: int
@@ -190,10 +241,14 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
         _write_whole(directory / "moving_average.png", picture(self._rows, tracked_metrics))
 
     def state_dict(self) -> Dict[str, Any]:
-        return {"rows": [dict(row) for row in self._rows]}
+        return {
+            "rows": [dict(row) for row in self._rows],
+            "non_finite_since": dict(self._non_finite_since),
+        }
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         self._rows = [dict(row) for row in state_dict["rows"]]
+        self._non_finite_since = dict(state_dict.get("non_finite_since", {}))
 
 
 def _write_whole(path: Path, content: bytes) -> None:

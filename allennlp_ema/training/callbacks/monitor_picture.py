@@ -23,6 +23,14 @@ _RAW_STYLE = {
 }
 _WEIGHTS_STYLE = {**_AVERAGED_STYLE, "color": "#333333"}
 
+# Where a legend lies on no line.
+_ABOVE: Dict[str, Any] = {
+    "loc": "lower right",
+    "bbox_to_anchor": (1.0, 1.0),
+    "frameon": False,
+    "borderaxespad": 0.2,
+}
+
 
 def table(rows: Sequence[Row]) -> str:
     """`rows` as comma-separated values. What a row does not have is left empty."""
@@ -39,7 +47,8 @@ def picture(rows: Sequence[Row], metrics: Sequence[str]) -> bytes:
     # Parameters
 
     rows : `Sequence[Row]`
-        With the columns `epoch`, `distance` and `effective_window`.
+        With the columns `epoch`, `distance` and `effective_window`, which is `None` as long as
+        there is no sample.
     metrics : `Sequence[str]`
         The names of the metrics to draw, where there are such columns.
 
@@ -73,14 +82,13 @@ def picture(rows: Sequence[Row], metrics: Sequence[str]) -> bytes:
             plot(axes, RAW + metric, label="raw weights", **_RAW_STYLE)
         axes.set_ylabel(f"validation {metric}")
     if metrics:
-        all_axes[0].legend(
-            loc="lower right", bbox_to_anchor=(1.0, 1.0), ncol=2, frameon=False, borderaxespad=0.2
-        )
+        all_axes[0].legend(ncol=2, **_ABOVE)
     distance_axes, window_axes = all_axes[-2:]
     plot(distance_axes, "distance", **_WEIGHTS_STYLE)
     distance_axes.set_ylabel("distance from raw\nweights (relative)")
     plot(window_axes, "effective_window", **_WEIGHTS_STYLE)
     window_axes.set_ylabel("effective window\n(updates)")
+    _mark_without_samples(window_axes, rows)
     for axes in (distance_axes, window_axes):
         axes.set_ylim(bottom=0.0)
     window_axes.set_xlabel("epoch")
@@ -97,3 +105,12 @@ def picture(rows: Sequence[Row], metrics: Sequence[str]) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=150)
     return png.getvalue()
+
+
+def _mark_without_samples(axes: Any, rows: Sequence[Row]) -> None:
+    without = [row["epoch"] for row in rows if row["effective_window"] is None]
+    if without:
+        axes.axvspan(
+            without[0] - 0.5, without[-1] + 0.5, color="#e8e8e8", linewidth=0, label="no sample yet"
+        )
+        axes.legend(**_ABOVE)

@@ -4,19 +4,16 @@ Keeps the averages as they were along the training, for averages made after it.
 
 import logging
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Optional
 
 from allennlp.common.checks import ConfigurationError
 from allennlp.training import GradientDescentTrainer
 from allennlp.training.callbacks import TrainerCallback
-from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
-from allennlp_ema.averages import BankMovingAverage
-from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.averages.snapshot_files import snapshot_path, snapshot_paths, write_snapshot
 from allennlp_ema.common.checks import check_integer
-from allennlp_ema.common.from_params import ExplainedFromParams, registered_name
-from allennlp_ema.training.callbacks.trainer_average import average_of
+from allennlp_ema.common.from_params import ExplainedFromParams
+from allennlp_ema.training.callbacks.trainer_average import average_of, named_members
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +153,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             # The trainer averages the parameters of a `DistributedDataParallel`.
             return name if name in own_names else name[len("module.") :]
 
-        for name, average in _named(self._average):
+        for name, average in named_members(self._average):
             path = snapshot_path(self.directory, average.num_updates, name)
             if not path.exists():
                 write_snapshot(path, name, average, own_name)
@@ -167,13 +164,3 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             for path, num_updates in paths.items():
                 if num_updates not in kept:
                     path.unlink()
-
-
-def _named(
-    average: MovingAverage, name: Optional[str] = None
-) -> Iterator[Tuple[str, MovingAverage]]:
-    if isinstance(average, BankMovingAverage):
-        for key, member in average.averages.items():
-            yield from _named(member, key if name is None else f"{name}.{key}")
-    else:
-        yield name or registered_name(average, AllenNLPMovingAverage), average

@@ -44,6 +44,15 @@ def test_distance_where_all_weights_are_zero() -> None:
     assert distance_of(averages_and_raw_values([[1.0]], [[0.0]], 0.9)).relative == math.inf
 
 
+def test_infinite_values_that_are_the_same_have_no_distance(block: int) -> None:
+    mask = [-math.inf, math.inf, -math.inf]
+    average = averages_and_raw_values([[1.0, 2.0, 2.0], mask], [[1.0, 5.0, 2.0], mask], 0.9)
+    average.average("1").copy_(torch.tensor(mask))
+    assert distance_of(average).relative == pytest.approx(3.0 / math.sqrt(30.0), rel=1e-12)
+    average.average("1")[1] = -math.inf
+    assert not distance_of(average).relative < math.inf
+
+
 def test_tied_parameters_count_once() -> None:
     tied, other = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
     average = ExponentialMovingAverage([("a", tied), ("b", tied), ("c", other)])

@@ -73,6 +73,25 @@ def test_lines_are_the_numbers(figures: List[Figure]) -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["averaged weights", "raw weights"]
 
 
+def test_epochs_without_a_sample_are_marked(figures: List[Figure]) -> None:
+    some = rows(4)
+    picture(some, ["accuracy"])
+    for row in some[:2]:
+        row["effective_window"] = None
+    picture(some, ["accuracy"])
+    for row in some:
+        row["effective_window"] = None
+    picture(some, [])
+    legends = [figure.axes[-1].get_legend() for figure in figures]
+    assert legends[0] is None
+    for legend in legends[1:]:
+        assert [text.get_text() for text in legend.get_texts()] == ["no sample yet"]
+    (line,), (span,) = figures[1].axes[-1].get_lines(), figures[1].axes[-1].patches
+    assert list(line.get_xdata()) == [2, 3]
+    extent = span.get_extents().transformed(figures[1].axes[-1].transData.inverted())
+    assert (extent.x0, extent.x1) == pytest.approx((-0.5, 1.5))
+
+
 def test_epochs_without_a_number_are_left_out(figures: List[Figure]) -> None:
     some = rows(3)
     del some[1]["validation_accuracy"]
@@ -87,7 +106,9 @@ def test_epochs_without_a_number_are_left_out(figures: List[Figure]) -> None:
 def test_nothing_lies_on_anything_else(
     num_epochs: int, scale: float, figures: List[Figure]
 ) -> None:
-    picture(rows(num_epochs, distance=scale, effective_window=scale), ["accuracy", "loss"])
+    some = rows(num_epochs, distance=scale, effective_window=scale)
+    some[0]["effective_window"] = None
+    picture(some, ["accuracy", "loss"])
     figure = figures[0]
     # Everything has been where it is now only at the dots per inch of the file.
     figure.canvas.draw()
@@ -102,7 +123,7 @@ def test_nothing_lies_on_anything_else(
             if text.get_visible() and text.get_text() and _is_within(axes, text)
         ]
         places += [axes.get_window_extent(), *(text.get_window_extent() for text in in_view)]
-    places.append(figure.axes[0].get_legend().get_window_extent())
+    places += [figure.axes[n].get_legend().get_window_extent() for n in (0, -1)]
     for place in places:
         assert figure.bbox.x0 <= place.x0 and place.x1 <= figure.bbox.x1
         assert figure.bbox.y0 <= place.y0 and place.y1 <= figure.bbox.y1

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from allennlp.common.checks import ConfigurationError
 from allennlp.training.callbacks import TrainerCallback
 from allennlp.training.util import evaluate
 
+from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.training.callbacks import monitor
 from tests.support.training_runs import (
     best_weights,
@@ -28,6 +30,7 @@ from tests.support.training_runs import (
 
 MONITOR = {"type": "moving_average_monitor"}
 AVERAGE = {"type": "exponential", "decay": 0.9}
+FIGURES = ["decay", "effective_window", "distance", "stalled_share", "non_finite_share"]
 
 
 def config(*callbacks: Any, **trainer: Any) -> Dict[str, Any]:
@@ -108,7 +111,13 @@ class TestNumbers:
         assert [row["num_updates"] for row in table] == ["6", "12", "18", "24"]
         for epoch, row in enumerate(table):
             shown = metrics_of_epoch(monitored, epoch)
-            for column in ("decay", "effective_window", "distance", "stalled_share"):
+            for column in (
+                "decay",
+                "effective_window",
+                "distance",
+                "stalled_share",
+                "non_finite_share",
+            ):
                 assert float(row[column]) == shown[f"training_moving_average_{column}"]
             for metric in ("accuracy", "accuracy3", "loss"):
                 for column in (f"validation_{metric}", f"validation_raw_{metric}"):
@@ -138,7 +147,11 @@ class TestNumbers:
         assert shown["training_moving_average_distance"] == 0.0
         # Nothing was averaged yet.
         assert "training_moving_average_decay" not in shown
-        assert rows(tmp_path / "run")[0]["decay"] == ""
+        (row,) = rows(tmp_path / "run")
+        assert (row["num_averaged"], row["decay"], row["effective_window"]) == ("0", "", "")
+        assert "training_moving_average_effective_window" not in shown
+        log = (tmp_path / "run" / "out.log").read_text()
+        assert "The average has no sample yet after update 6" in log
 
 
 class TestTraining:
@@ -286,7 +299,65 @@ class TestWarning:
         assert log.count("The average stalls") == 1
 
     def test_average_that_does_not_stall(self, monitored: Path) -> None:
-        assert "stalls" not in (monitored / "out.log").read_text()
+        log = (monitored / "out.log").read_text()
+        assert "stalls" not in log and "no sample yet" not in log
+
+
+class InfiniteForOneSample(Attachment):
+    """A parameter is infinite for the second sample of epoch 1, and its own again after it."""
+
+    name = "tag_projection_layer._module.bias"
+
+    def __init__(self, trainer: Any) -> None:
+        self.average = trainer._moving_average
+        self.parameter = dict(trainer.model.named_parameters())[self.name].data
+        self.own = self.parameter.clone()
+
+    def before_sample(self) -> None:
+        self.own = self.parameter.clone()
+        if self.average.num_updates == 6 + 1:
+            self.parameter[0] = math.inf
+
+
+class InfiniteForOneSampleCallback(TrainerCallback):
+    def on_start(self, trainer: Any, is_primary: bool = True, **kwargs: Any) -> None:
+        self.attachment = InfiniteForOneSample(trainer)
+        trainer._moving_average.attach(self.attachment)
+
+    def on_batch(self, trainer: Any, *arguments: Any, is_training: bool, **kwargs: Any) -> None:
+        if is_training:
+            self.attachment.parameter.copy_(self.attachment.own)
+
+
+INFINITE = {"type": f"{__name__}.InfiniteForOneSampleCallback"}
+WARNING = r'The average "(\w+)" holds NaN or infinite values that the parameters do not, (.*)\. No'
+
+
+class TestNonFiniteValues:
+    @pytest.mark.usefixtures("undrawn")
+    def test_each_average_is_named_with_its_epoch_over_recover_too(self, tmp_path: Path) -> None:
+        averages = {"slow": {"type": "uniform"}, "fast": AVERAGE}
+        averages["short"] = {"type": "window", "window_size": 3}
+        bank = {"type": "bank", "active": "short", "averages": averages}
+        plain = config(MONITOR, INFINITE, moving_average=bank)
+        directory = tmp_path / "run"
+        train_here(plain, directory, interrupt_at=(3, 2))
+        since = f"since epoch 1, in {InfiniteForOneSample.name}"
+        expected = [("slow", since), ("fast", since)]
+        assert re.findall(WARNING, (directory / "out.log").read_text()) == expected
+        (directory / "out.log").unlink()
+        train_here(plain, directory, recover=True)
+        assert re.findall(WARNING, (directory / "out.log").read_text()) == expected
+        shares = [float(row["non_finite_share"]) for row in rows(directory)]
+        num_values = sum(weights.numel() for weights in best_weights(directory).values())
+        # A window has forgotten it by the end of the epoch.
+        assert shares == pytest.approx([0.0, *[2 / (3 * num_values)] * 3])
+        assert metrics(directory)["training_moving_average_non_finite_share"] == shares[-1]
+        assert math.isfinite(float(rows(directory)[-1]["distance"]))
+
+    def test_none(self, monitored: Path) -> None:
+        assert "holds NaN" not in (monitored / "out.log").read_text()
+        assert {row["non_finite_share"] for row in rows(monitored)} == {"0.0"}
 
 
 class TestMistakes:

@@ -1,0 +1,56 @@
+"""
+Whether an average holds a NaN or an infinity that the parameters do not: one sample with such a
+value is in every average, but a window, for good.
+"""
+
+from typing import List, NamedTuple
+
+import torch
+from allennlp.nn.util import dist_reduce_sum
+from torch import Tensor
+
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.training.callbacks.distance import blocks
+
+
+class NonFiniteValues(NamedTuple):
+    """
+    # Parameters
+
+    names : `List[str]`
+        Of the parameters whose averages hold such values.
+    num_values : `int`
+        How many such values there are.
+    num_averaged : `int`
+        How many averaged values there are.
+    """
+
+    names: List[str]
+    num_values: int
+    num_averaged: int
+
+
+def non_finite_values(average: MovingAverage) -> NonFiniteValues:
+    """
+    Counts the values of `average` that are not finite and not those of the parameters, as the
+    infinite ones of a mask are; those of all processes if it is in shards.
+    """
+    raw_values = dict(average.named_raw_values())
+    names, counts, num_averaged = [], [], 0
+    for name, averaged in average.named_averages():
+        raw = raw_values[name].detach().to(averaged.device, averaged.dtype)
+        # One transfer from the device for each tensor, not for each block.
+        of_blocks = [_count(*pair) for pair in zip(blocks(averaged), blocks(raw))]
+        names.append(name)
+        counts.append(torch.stack(of_blocks).sum().cpu())
+        num_averaged += averaged.numel()
+    *of_names, num_averaged = dist_reduce_sum(
+        torch.stack([*counts, torch.tensor(num_averaged)])
+    ).tolist()
+    found = [name for name, count in zip(names, of_names) if count]
+    return NonFiniteValues(found, sum(of_names), num_averaged)
+
+
+def _count(averaged: Tensor, raw: Tensor) -> Tensor:
+    is_same = (averaged == raw) | (averaged.isnan() & raw.isnan())
+    return (~averaged.isfinite() & ~is_same).sum()
