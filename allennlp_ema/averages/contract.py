@@ -61,6 +61,16 @@ class TrainerContract(AllenNLPMovingAverage):
         for each, coming in zip(running, updates):
             each.commit(coming.counts)
 
+    def wait(self) -> None:
+        """
+        Waits for an update that runs beside the training, see `sequential_update`: to be called
+        before anything but an optimizer writes to the parameters. What was raised in the update is
+        raised here.
+        """
+        for member in self.members():
+            for shadow_weights in member.running.all_shadow_weights():
+                shadow_weights.wait()
+
     @property
     def counts(self) -> AveragingCounts:
         """The numbers that the average carries from one update to the next."""

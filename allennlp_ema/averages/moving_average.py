@@ -79,6 +79,11 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
         parameter's own dtype.
     shadow_device : `str`, optional (default = `None`)
         `"cpu"` keeps the averages in (pinned) host memory, `None` beside the parameters.
+    sequential_update : `bool`, optional (default = `True`)
+        `False` lets an update run beside the next forward and backward pass, with the same values
+        bit for bit: on a stream of its own on a GPU, on a thread on the CPU. It is waited for
+        before an optimizer takes a step and before the averages are asked for; before anything else
+        writes to the parameters, call `wait`. Before torch 2.0 it is the same as `True`.
     include : `List[str]`, optional (default = `None`)
         Regular expressions: average only the parameters in whose name one is found (`re.search`).
     exclude : `List[str]`, optional (default = `None`)
@@ -101,6 +106,7 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
         update_every: Union[int, Duration] = 1,
         shadow_dtype: Optional[str] = None,
         shadow_device: Optional[str] = None,
+        sequential_update: bool = True,
         include: Optional[List[str]] = None,
         exclude: Optional[List[str]] = None,
     ) -> None:
@@ -109,6 +115,7 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
         self.update_every = check_updates("update_every", update_every, minimum=1)
         self.shadow_dtype = check_choice("shadow_dtype", shadow_dtype, [None, *_DTYPES])
         self.shadow_device = check_choice("shadow_device", shadow_device, [None, "cpu"])
+        self.sequential_update = check_choice("sequential_update", sequential_update, [True, False])
         self.include = include
         self.exclude = exclude
         self._durations = Durations(self._owners_of_durations())
@@ -179,6 +186,7 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
             dtype=None if self.shadow_dtype is None else _DTYPES[self.shadow_dtype],
             device=None if self.shadow_device is None else torch.device(self.shadow_device),
             keep_dtype=keep_dtype,
+            overlaps=not self.sequential_update,
         )
 
     def _owners_of_durations(self) -> List[Tuple[str, Any]]:

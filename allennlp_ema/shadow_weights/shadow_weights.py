@@ -2,11 +2,12 @@
 Shadow weights: a second copy of tensors, one `lerp` towards them, one exact swap with them.
 """
 
-from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 
+from allennlp_ema.shadow_weights.overlap import HostPart, Overlap, can_overlap
 from allennlp_ema.shadow_weights.passes import Member, Pass, memory_of, new_like
 from allennlp_ema.shadow_weights.swap import Swap
 
@@ -30,6 +31,9 @@ class ShadowWeights:
         on the CPU are in pinned memory.
     keep_dtype : `bool`, optional (default = `False`)
         Each shadow has its tensor's own dtype: for copies rather than averages.
+    overlaps : `bool`, optional (default = `False`)
+        An update runs beside what follows it, and is waited for before an optimizer takes a step
+        and before the shadows are asked for. Nothing else may write to the tensors meanwhile.
     """
 
     def __init__(
@@ -38,7 +42,9 @@ class ShadowWeights:
         dtype: Optional[torch.dtype] = None,
         device: Optional[torch.device] = None,
         keep_dtype: bool = False,
+        overlaps: bool = False,
     ) -> None:
+        self.overlaps = overlaps
         self.parameters: List[Tensor] = []
         # Shadows of other tensors, which move with these and change places with them.
         self.followers: List[ShadowWeights] = []
@@ -63,7 +69,7 @@ class ShadowWeights:
         ]
         self._swap: Optional[Swap] = None
         self._passes: Dict[Tuple[ShadowWeights, ...], Pass] = {}
-        self._pending: Optional[Pass] = None
+        self._pending: Union[Overlap, HostPart, None] = None
         # Which shadows have values that are not finite, `None` when it is not known.
         self._infinite: Optional[FrozenSet[int]] = None
 
@@ -111,7 +117,7 @@ class ShadowWeights:
             What the shadows hold, by name and never a copy. While it is assigned to parameters of
             the same dtype, these are the parameters' own tensors.
         """
-        self._flush()
+        self.wait()
         return {name: self._place(index) for name, index in self._index.items()}
 
     def raw_values(self) -> Dict[str, Tensor]:
@@ -126,7 +132,7 @@ class ShadowWeights:
 
     def load(self, values: Dict[str, Tensor]) -> None:
         """Copies `values`, one for each name, to where the shadows' values are at present."""
-        self._flush()
+        self.wait()
         self._infinite = None
         with torch.no_grad():
             for name, index in self._index.items():
@@ -139,7 +145,7 @@ class ShadowWeights:
         `shadow += weight * (other - shadow)`, towards other shadows of the same parameters.
         """
         for shadow_weights in (self, other):
-            shadow_weights._flush()
+            shadow_weights.wait()
         # What is not finite stays what it is, without a look at all values.
         everything = frozenset(range(len(self.shadows)))
         self._infinite = None
@@ -155,7 +161,7 @@ class ShadowWeights:
         assert self._swap is None
         # Before anything is changed: exchanged by half, raw weights would be lost.
         self.check_shapes()
-        self._flush()
+        self.wait()
         try:
             self._swap = Swap(self.parameters, self.shadows)
             self._swap.assign()
@@ -223,14 +229,15 @@ class ShadowWeights:
             self._infinite = _infinite(self.shadows)
         return Member(self.parameters, self.shadows, self._infinite or frozenset())
 
-    def _flush(self) -> None:
+    def wait(self) -> None:
+        """Waits for an update that is under way. What was raised in it is raised here."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.flush()
 
     def __getstate__(self) -> Dict[str, Any]:
         # What was prepared from these tensors is no part of a copy.
-        self._flush()
+        self.wait()
         return {**vars(self), "_passes": {}}
 
 
@@ -259,7 +266,7 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
     if not any(moved_by):
         return
     for each in moved:
-        each._flush()
+        each.wait()
     members = [each._member(weight) for each, weight in zip(moved, moved_by)]
     # The first one keeps it with the others, but not itself: a cycle would hold on to all shadows
     # until the garbage is collected.
@@ -273,9 +280,13 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
         for each in moved:
             each.check_shapes()
         current = passes[key] = Pass(members)
-    if current.run(moved_by):
-        for each in moved:
-            each._pending = current
+    # What follows may write to buffers, in a forward pass.
+    if all(each.overlaps for each in moved) and can_overlap():
+        pending: Any = Overlap(current, moved_by, moved[0].parameters[0].device)
+    else:
+        pending = HostPart(current) if current.run(moved_by) else None
+    for each in moved:
+        each._pending = pending
 
 
 def _infinite(shadows: Sequence[Tensor]) -> FrozenSet[int]:
