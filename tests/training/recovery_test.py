@@ -8,10 +8,12 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, NamedTuple
+from unittest import mock
 
 import pytest
 import torch
 from allennlp.models.archival import load_archive
+from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
 from tests.support.training_runs import (
     DATA,
@@ -77,18 +79,21 @@ class Runs(NamedTuple):
     finished: Path
 
 
-def by_command_line(directory: Path, moving_average: Any) -> Runs:
+def by_command_line(directory: Path, moving_average: Any, **environment: str) -> Runs:
     runs = Runs(directory / "straight", directory / "recovered", directory / "finished")
 
+    def run(directory: Path, **kwargs: Any) -> None:
+        train(config(moving_average), directory, environment=environment, **kwargs)
+
     def run_straight() -> None:
-        train(config(moving_average), runs.straight)
+        run(runs.straight)
         shutil.copytree(str(runs.straight), str(runs.finished))
-        train(config(moving_average), runs.finished, recover=True)
+        run(runs.finished, recover=True)
 
     def run_killed() -> None:
-        train(config(moving_average), runs.recovered, kill_at=(2, 3))
+        run(runs.recovered, kill_at=(2, 3))
         assert not (runs.recovered / "model.tar.gz").exists()
-        train(config(moving_average), runs.recovered, recover=True)
+        run(runs.recovered, recover=True)
 
     with ThreadPoolExecutor(2) as executor:
         for future in [executor.submit(run_straight), executor.submit(run_killed)]:
@@ -103,7 +108,9 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @pytest.fixture(scope="module")
 def allennlps(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return by_command_line(tmp_path_factory.mktemp("allennlps"), ALLENNLPS)
+    # As it is without this package.
+    directory = tmp_path_factory.mktemp("allennlps")
+    return by_command_line(directory, ALLENNLPS, ALLENNLP_EMA_REPAIRS="0")
 
 
 class TestCommandLine:
@@ -186,9 +193,13 @@ class TestRunOfAllenNLPsOwn:
             torch.testing.assert_close(weights, expected[name], rtol=1e-5, atol=1e-6)
 
     def test_averages_of_dead_parameters_are_not(self, tmp_path: Path) -> None:
+        def load_as_allennlp_does(average: Any, state_dict: Dict[str, Any]) -> None:
+            vars(average).update({f"_{key}": value for key, value in state_dict.items()})
+
         configuration = config(ALLENNLPS, checkpointer=KEEP_EVERY_UPDATE)
         train_here(configuration, tmp_path / "run", interrupt_at=(1, 3))
-        train_here(configuration, tmp_path / "run", recover=True, interrupt_at=(3, 3))
+        with mock.patch.object(AllenNLPMovingAverage, "load_state_dict", load_as_allennlp_does):
+            train_here(configuration, tmp_path / "run", recover=True, interrupt_at=(3, 3))
         log = self.continued(tmp_path / "run", checkpointer=KEEP_EVERY_UPDATE)
         assert "averages of dead parameters" in log
         # Averaging begins anew at the second batch of the last epoch.

@@ -228,6 +228,8 @@ def _drawing_apart(
         def __reduce_ex__(self, protocol: Any) -> Any:
             return object.__new__, (plain,), self.__dict__
 
+    if not hasattr(plain, "__len__"):
+        del DrawingApart.__len__
     loader.__class__ = DrawingApart
     try:
         yield
