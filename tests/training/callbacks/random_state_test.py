@@ -13,6 +13,7 @@ from allennlp.commands.train import TrainModel
 from allennlp.common import Params
 from allennlp.common.checks import ConfigurationError
 from allennlp.data.data_loaders import MultiProcessDataLoader
+from allennlp.models import SimpleTagger
 from allennlp.training.callbacks import TrainerCallback
 
 from allennlp_ema.training.callbacks import random_state
@@ -67,6 +68,13 @@ CONFIGS = {
         grad_norm=1.0,
     ),
 }
+
+
+class TaggerOfTasks(SimpleTagger):
+    def forward(self, task: Any, **inputs: Any) -> Dict[str, Any]:  # type: ignore
+        return super().forward(**inputs)
+
+
 READER = tagger_config()["dataset_reader"]
 CONFIGS["multitask"] = {
     **config(
@@ -82,6 +90,7 @@ CONFIGS["multitask"] = {
         for path in ("train_data_path", "validation_data_path")
     },
 }
+CONFIGS["multitask"]["model"]["type"] = f"{__name__}.{TaggerOfTasks.__qualname__}"
 CONFIGS["accumulated"]["model"]["regularizer"] = {
     "regexes": [["weight", {"type": "l2", "alpha": 0.01}]]
 }
