@@ -8,13 +8,12 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, NamedTuple
-from unittest import mock
 
 import pytest
 import torch
 from allennlp.models.archival import load_archive
-from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
+from tests.support.stock_loading import stock_loading
 from tests.support.training_runs import (
     DATA,
     KEEP_EVERY_UPDATE,
@@ -193,12 +192,9 @@ class TestRunOfAllenNLPsOwn:
             torch.testing.assert_close(weights, expected[name], rtol=1e-5, atol=1e-6)
 
     def test_averages_of_dead_parameters_are_not(self, tmp_path: Path) -> None:
-        def load_as_allennlp_does(average: Any, state_dict: Dict[str, Any]) -> None:
-            vars(average).update({f"_{key}": value for key, value in state_dict.items()})
-
         configuration = config(ALLENNLPS, checkpointer=KEEP_EVERY_UPDATE)
         train_here(configuration, tmp_path / "run", interrupt_at=(1, 3))
-        with mock.patch.object(AllenNLPMovingAverage, "load_state_dict", load_as_allennlp_does):
+        with stock_loading():
             train_here(configuration, tmp_path / "run", recover=True, interrupt_at=(3, 3))
         log = self.continued(tmp_path / "run", checkpointer=KEEP_EVERY_UPDATE)
         assert "averages of dead parameters" in log

@@ -15,6 +15,7 @@ from allennlp.training.gradient_descent_trainer import GradientDescentTrainer
 from torch.nn.modules.batchnorm import _NormBase
 
 from allennlp_ema.training.replaced import replaced
+from allennlp_ema.weighting.weighting import AveragingCounts
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +86,8 @@ def start_from_what_the_model_holds() -> None:
     @functools.wraps(train)
     def train_from_what_the_model_holds(self: Any) -> Any:
         if _is_ours(self._moving_average):
-            for member in self._moving_average.members():
-                if member.is_assigned:
-                    member.keep_average_value()
+            if self._moving_average.is_assigned:
+                self._moving_average.keep_average_value()
             if self._primary:
                 _warn_of_statistics(self)
         return train(self)
@@ -148,7 +148,8 @@ def begin_an_average_that_the_checkpoint_lacks() -> None:
 
 def _begin_anew(average: Any) -> None:
     if _is_ours(average):
-        average.begin_anew()
+        for member in average.members():
+            member.running.load(dict(member.named_raw_values()), AveragingCounts())
     else:
         weights = {name: parameter.detach() for name, parameter in average._parameters}
         average.load_state_dict({**average.state_dict(), "shadows": weights, "backups": weights})
