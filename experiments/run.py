@@ -166,7 +166,7 @@ class Experiments:
         return changed
 
     def environment(self, run: Run) -> Dict[str, str]:
-        """What the configurations take from outside."""
+        """What the configurations and the package take from outside."""
         condition = self.conditions[run.condition]
         train_data = self.training_data(run.condition)
         with train_data.open(encoding="utf-8") as sentences:
@@ -178,6 +178,8 @@ class Experiments:
             "NUM_UPDATES": str(updates_per_epoch * condition.num_epochs),
             "EVALUATE_EVERY": str(condition.evaluate_every),
             "SEED": str(run.seed),
+            # AllenNLP's own average is measured as it is without this package.
+            "ALLENNLP_EMA_REPAIRS": "0" if "allennlp" in run.config else "1",
         }
 
     def _finish(self, run: Run) -> None:

@@ -1,4 +1,5 @@
-from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
+import logging
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
@@ -7,6 +8,8 @@ from allennlp_ema.averages.parameters import NamedParameter
 from allennlp_ema.common.checks import check_choice, check_number
 from allennlp_ema.weighting.decay_schedules import ConstantDecay, DecaySchedule, WarmupDecay
 from allennlp_ema.weighting.duration import Duration
+
+logger = logging.getLogger(__name__)
 
 
 # In the place of AllenNLP's own, whose arguments it takes.
@@ -87,6 +90,27 @@ class ExponentialMovingAverage(MovingAverage):
     @property
     def _has_schedule(self) -> bool:
         return isinstance(self._decay, DecaySchedule)
+
+    def prepare_load(self, state_dict: Dict[str, Any]) -> Callable[[], None]:
+        load = super().prepare_load(state_dict)
+
+        def load_and_compare() -> None:
+            configured = self._decay
+            load()
+            if self._decay != configured:
+                logger.warning(
+                    "The decay in force is %s, from the state that was loaded, and not %s as "
+                    "configured, because a number may be changed during a training. To go on with "
+                    'the configured one, make it a schedule, which no state changes: "decay": '
+                    '{"type": "warmup", "decay": %s, "numerator": %g, "denominator": %g}',
+                    self._decay,
+                    configured,
+                    configured,
+                    self.numerator,
+                    self.denominator,
+                )
+
+        return load_and_compare
 
     def _changeable_settings(self) -> Dict[str, Any]:
         return {} if self._has_schedule else {"decay": self._decay}

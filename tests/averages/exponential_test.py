@@ -1,7 +1,9 @@
+import json
 import math
 
 import pytest
 import torch
+from allennlp.common import Params
 from allennlp.common.checks import ConfigurationError
 from allennlp.training.moving_average import ExponentialMovingAverage as AllenNLPExponential
 from hypothesis import given, settings
@@ -360,3 +362,30 @@ class TestSchedule:
             expected = 0.9 - 0.4 * (math.cos(math.pi * (number - 10) / 20) + 1) / 2
             if number >= 10:
                 assert average.decay_in_force == pytest.approx(expected)
+
+
+def with_decay(decay, **keys):
+    return ExponentialMovingAverage([("weight", torch.ones(1))], decay=decay, **keys)
+
+
+class TestDecayOfAState:
+    def warnings_of_loading(self, average, decay, caplog):
+        state = with_decay(decay).state_dict()
+        average.load_state_dict(state)
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    def test_another_than_the_configured_one_is_in_force_and_said(self, caplog):
+        average = with_decay(0.9, numerator=2.0)
+        (warning,) = self.warnings_of_loading(average, 0.999, caplog)
+        assert average.decay == 0.999
+        assert "The decay in force is 0.999, from the state" in warning and "not 0.9 as" in warning
+        schedule = warning[warning.index("{") :]
+        configured = with_decay(DecaySchedule.from_params(Params(json.loads(schedule))))
+        # What it says to write keeps the configured one, with its warm-up, and is silent.
+        caplog.clear()
+        assert self.warnings_of_loading(configured, 0.999, caplog) == []
+        expected = [with_decay(0.9, numerator=2.0).averaging_weight(0, n) for n in (1, 20, 500)]
+        assert [configured.averaging_weight(0, n) for n in (1, 20, 500)] == expected
+
+    def test_the_same_is_not(self, caplog):
+        assert self.warnings_of_loading(with_decay(0.9), 0.9, caplog) == []

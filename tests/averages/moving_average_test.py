@@ -24,6 +24,7 @@ from allennlp_ema import (
 from tests.support.allocations import bytes_taken
 from tests.support.custom_average import InverseSquareRootMovingAverage
 from tests.support.every_average import EVERY_AVERAGE, built
+from tests.support.stock_loading import stock_loading
 from tests.support.trajectories import averages_along, move, named_parameter, profile, random_walk
 
 BASES = pytest.mark.parametrize("base", [MovingAverage, AllenNLPMovingAverage])
@@ -814,7 +815,8 @@ class TestStateOfAllenNLP:
         model = tagger(1)
         model.load_state_dict(first.state_dict())
         recovered = AllenNLPExponential(named(model), decay=0.9)
-        recovered.load_state_dict(saved_and_loaded(stock.state_dict()))
+        with stock_loading():
+            recovered.load_state_dict(saved_and_loaded(stock.state_dict()))
         train(model, recovered, 3, seed=1, first=4)
         recovered.assign_average_value()
         dead = saved_and_loaded(recovered.state_dict())

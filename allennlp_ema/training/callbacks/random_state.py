@@ -16,6 +16,7 @@ from allennlp.training.callbacks import TrainerCallback
 
 from allennlp_ema.common.from_params import ExplainedFromParams
 from allennlp_ema.training.callbacks.epoch_so_far import EpochSoFar
+from allennlp_ema.training.replaced import replaced
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +83,13 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
         enter(_drawing_apart(trainer.data_loader, self._training_seed, self._before_batch))
         if trainer._validation_data_loader is not None:
             enter(_drawing_apart(trainer._validation_data_loader, self._validation_seed))
-        enter(_replaced(trainer, "_train_epoch", self._train_epoch_in_full))
+        train_epoch = functools.partial(self._train_epoch_in_full, trainer._train_epoch)
+        enter(replaced(trainer, "_train_epoch", train_epoch))
         if is_distributed() and trainer._checkpointer is not None:
-            enter(_replaced(trainer._checkpointer, "save_checkpoint", self._save_for_all_workers))
+            save = functools.partial(
+                self._save_for_all_workers, trainer._checkpointer.save_checkpoint
+            )
+            enter(replaced(trainer._checkpointer, "save_checkpoint", save))
 
     def on_batch(
         self,
@@ -174,7 +179,9 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
             desc="going through the validation data again",
             disable=not (trainer._primary and state["validated"]),
         ):
-            deque(trainer._validation_data_loader or (), maxlen=0)
+            # It may have no length, by which it would be true or not.
+            if trainer._validation_data_loader is not None:
+                deque(trainer._validation_data_loader, maxlen=0)
         self._replayed = None
         if state["epoch"] is not None:
             self._epoch_so_far.load_state_dict(state["epoch"], trainer)
@@ -196,17 +203,6 @@ def _position_of_checkpoint(trainer: GradientDescentTrainer) -> Any:
         trainer._start_after_epochs_completed,
         trainer._start_after_batches_in_epoch_completed,
     )
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, replacement: Callable[..., Any]) -> Iterator[None]:
-    """A context in which a method is called through `replacement`, which is given it first."""
-    method = getattr(owner, name)
-    setattr(owner, name, functools.partial(replacement, method))
-    try:
-        yield
-    finally:
-        setattr(owner, name, method)
 
 
 @contextlib.contextmanager
@@ -232,6 +228,8 @@ def _drawing_apart(
         def __reduce_ex__(self, protocol: Any) -> Any:
             return object.__new__, (plain,), self.__dict__
 
+    if not hasattr(plain, "__len__"):
+        del DrawingApart.__len__
     loader.__class__ = DrawingApart
     try:
         yield

@@ -1,34 +1,122 @@
 """
 What AllenNLP 2.10.1 needs on a current torch, and for averages that are right. Each repair says
-why, and is made only where it is needed.
+why, and is made once, and only where it is needed.
 """
 
+import os
+from typing import Any, Callable, NamedTuple
+
+import torch
+from allennlp.training.callbacks.should_validate import ShouldValidateCallback
+from allennlp.training.checkpointer import Checkpointer
+from allennlp.training.gradient_descent_trainer import GradientDescentTrainer
+from allennlp.training.learning_rate_schedulers import (
+    CombinedLearningRateScheduler,
+    ReduceOnPlateauLearningRateScheduler,
+    SlantedTriangular,
+)
+from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
+
+from allennlp_ema.training.repairs.averages import load_states_into_the_live_tensors
 from allennlp_ema.training.repairs.checkpoints import (
     let_every_worker_note_a_checkpoint,
     save_raw_weights_during_validation,
 )
+from allennlp_ema.training.repairs.schedulers import (
+    keep_what_combined_had_set,
+    restore_gradual_unfreezing,
+)
 from allennlp_ema.training.repairs.torch_versions import (
     leave_verbose_out_of_reduce_on_plateau,
     let_checkpoints_hold_numpy_numbers,
+    reduce_on_plateau_takes_no_verbose,
+    torch_load_is_strict,
 )
 from allennlp_ema.training.repairs.trainer import (
     average_real_steps_only,
+    begin_an_average_that_the_checkpoint_lacks,
+    count_the_batches_of_every_worker,
+    start_from_what_the_model_holds,
     take_the_average_of_the_optimizer,
+    warn_that_repairs_are_left_out,
 )
 from allennlp_ema.training.repairs.validation import decide_on_validation_when_the_epoch_begins
 
+
+def always() -> bool:
+    return True
+
+
+def are_left_out() -> bool:
+    """Whether the repairs that only a training with an average needs are to be left out."""
+    return os.environ.get("ALLENNLP_EMA_REPAIRS") == "0"
+
+
+class Repair(NamedTuple):
+    """
+    # Parameters
+
+    make : `Callable[[], None]`
+        Makes the repair. Its name is the repair's name, its docstring the reason.
+    of : `Any`
+        The class or module that is repaired. It carries the mark that this was done, since it stays
+        what it is when this package is imported a second time.
+    is_needed : `Callable[[], bool]`, optional (default = `always`)
+        The condition, that the installed torch calls for it, say.
+    without_averages : `bool`, optional (default = `False`)
+        Whether a training without an average needs it too.
+    """
+
+    make: Callable[[], None]
+    of: Any
+    is_needed: Callable[[], bool] = always
+    without_averages: bool = False
+
+
 REPAIRS = [
-    let_checkpoints_hold_numpy_numbers,
-    leave_verbose_out_of_reduce_on_plateau,
-    take_the_average_of_the_optimizer,
-    average_real_steps_only,
-    decide_on_validation_when_the_epoch_begins,
-    let_every_worker_note_a_checkpoint,
-    save_raw_weights_during_validation,
+    Repair(
+        let_checkpoints_hold_numpy_numbers,
+        of=torch.serialization,
+        is_needed=torch_load_is_strict,
+        without_averages=True,
+    ),
+    Repair(
+        leave_verbose_out_of_reduce_on_plateau,
+        of=ReduceOnPlateauLearningRateScheduler,
+        is_needed=reduce_on_plateau_takes_no_verbose,
+        without_averages=True,
+    ),
+    Repair(
+        warn_that_repairs_are_left_out,
+        of=GradientDescentTrainer,
+        is_needed=are_left_out,
+        without_averages=True,
+    ),
+    Repair(take_the_average_of_the_optimizer, of=GradientDescentTrainer),
+    Repair(start_from_what_the_model_holds, of=GradientDescentTrainer),
+    Repair(begin_an_average_that_the_checkpoint_lacks, of=GradientDescentTrainer),
+    Repair(average_real_steps_only, of=GradientDescentTrainer),
+    Repair(count_the_batches_of_every_worker, of=GradientDescentTrainer),
+    Repair(decide_on_validation_when_the_epoch_begins, of=ShouldValidateCallback),
+    Repair(let_every_worker_note_a_checkpoint, of=Checkpointer),
+    Repair(save_raw_weights_during_validation, of=Checkpointer),
+    Repair(restore_gradual_unfreezing, of=SlantedTriangular),
+    Repair(keep_what_combined_had_set, of=CombinedLearningRateScheduler),
+    Repair(load_states_into_the_live_tensors, of=AllenNLPMovingAverage),
 ]
+
+_MARK = "_repaired_by_allennlp_ema"
 
 
 def repair_allennlp() -> None:
-    """Makes every repair that the installed torch calls for."""
+    """
+    Makes every repair that is needed and was not made yet. With `ALLENNLP_EMA_REPAIRS=0` in the
+    environment it leaves out those that a training without an average does not need.
+    """
     for repair in REPAIRS:
-        repair()
+        name = repair.make.__name__
+        made = vars(repair.of).get(_MARK, [])
+        is_wanted = repair.without_averages or not are_left_out()
+        if is_wanted and name not in made and repair.is_needed():
+            repair.make()
+            setattr(repair.of, _MARK, [*made, name])

@@ -12,14 +12,16 @@ from allennlp.training.learning_rate_schedulers import ReduceOnPlateauLearningRa
 from torch.torch_version import TorchVersion
 
 
+def torch_load_is_strict() -> bool:
+    return TorchVersion(torch.__version__) >= "2.6"
+
+
 def let_checkpoints_hold_numpy_numbers() -> None:
     """
     From torch 2.6 on, `torch.load` refuses whatever is not on its list, and numpy's scalars are
     not. AllenNLP's `cosine` scheduler computes the learning rate with numpy, so with it no
     checkpoint could be read and every `--recover` failed.
     """
-    if TorchVersion(torch.__version__) < "2.6":
-        return
     scalar: Any = numpy.float64(0).__reduce__()[0]
     numbers = [numpy.dtype(name) for name in ("float32", "float64", "int32", "int64", "bool")]
     torch.serialization.add_safe_globals(
@@ -33,14 +35,17 @@ def let_checkpoints_hold_numpy_numbers() -> None:
     )
 
 
+def reduce_on_plateau_takes_no_verbose() -> bool:
+    torch_scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau
+    return "verbose" not in inspect.signature(torch_scheduler.__init__).parameters
+
+
 def leave_verbose_out_of_reduce_on_plateau() -> None:
     """
     AllenNLP's `reduce_on_plateau` scheduler always passes `verbose`, which torch 2.7 removed, so
     with it no training started.
     """
     torch_scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau
-    if "verbose" in inspect.signature(torch_scheduler.__init__).parameters:
-        return
     scheduler: Any = ReduceOnPlateauLearningRateScheduler
     signature = inspect.signature(scheduler.__init__)
 

@@ -2,12 +2,47 @@
 What AllenNLP's trainer needs for averages that are right.
 """
 
-import contextlib
 import functools
-from typing import Any, Iterator, Optional
+import logging
+from types import SimpleNamespace
+from typing import Any, Optional
 
+import torch
+import torch.distributed as dist
 from allennlp.common.checks import ConfigurationError
+from allennlp.training.callbacks import TrainerCallback
 from allennlp.training.gradient_descent_trainer import GradientDescentTrainer
+from torch.nn.modules.batchnorm import _NormBase
+
+from allennlp_ema.training.replaced import replaced
+from allennlp_ema.weighting.weighting import AveragingCounts
+
+logger = logging.getLogger(__name__)
+
+
+def _is_ours(average: Any) -> bool:
+    # Not by its class, of which there is another one after this package was imported again.
+    return hasattr(average, "num_updates") and hasattr(average, "members")
+
+
+def warn_that_repairs_are_left_out() -> None:
+    """
+    Without the repairs an average is wrong where AllenNLP is, so a training says that they were
+    left out.
+    """
+    trainer: Any = GradientDescentTrainer
+    train = trainer.train
+
+    @functools.wraps(train)
+    def warn_and_train(self: Any) -> Any:
+        if _is_ours(self._moving_average) or hasattr(self.optimizer, "hand_over_average"):
+            logger.warning(
+                "ALLENNLP_EMA_REPAIRS=0 leaves out what AllenNLP needs for averages that are right "
+                "(see allennlp_ema/training/repairs), but this training has a moving average"
+            )
+        return train(self)
+
+    trainer.train = warn_and_train
 
 
 def take_the_average_of_the_optimizer() -> None:
@@ -38,49 +73,163 @@ def take_the_average_of_the_optimizer() -> None:
     trainer.__init__ = __init__
 
 
-def average_real_steps_only() -> None:
+def start_from_what_the_model_holds() -> None:
     """
-    With `use_amp` the trainer averages after every batch, also where `GradScaler` skipped the step
-    because a gradient overflowed: parameters that did not move were averaged once more, and the
-    decay's warm-up and `update_every` counted them.
+    After a training the model holds the averages. A second one trains on from them, as with
+    AllenNLP's own, so the raw weights that were set aside are dropped. And a model whose statistics
+    follow the raw weights alone is validated with statistics that do not go with its averages,
+    which each training says when it starts.
     """
     trainer: Any = GradientDescentTrainer
     train = trainer.train
 
     @functools.wraps(train)
+    def train_from_what_the_model_holds(self: Any) -> Any:
+        if _is_ours(self._moving_average):
+            if self._moving_average.is_assigned:
+                self._moving_average.keep_average_value()
+            if self._primary:
+                _warn_of_statistics(self)
+        return train(self)
+
+    trainer.train = train_from_what_the_model_holds
+
+
+def _warn_of_statistics(trainer: Any) -> None:
+    names = [
+        name
+        for name, module in trainer.model.named_modules()
+        if isinstance(module, _NormBase) and module.running_mean is not None
+    ]
+    follows: Any = TrainerCallback.by_name("moving_average_buffers")
+    if names and not any(isinstance(callback, follows) for callback in trainer._callbacks):
+        logger.warning(
+            "The model has running statistics (%s), which are those of the raw weights and do not "
+            'go with the averages: add {"type": "moving_average_buffers"} to the "callbacks" of '
+            "the trainer",
+            ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+        )
+
+
+def begin_an_average_that_the_checkpoint_lacks() -> None:
+    """
+    A training with an average that goes on from a checkpoint without one ended in a
+    `KeyError: 'moving_average'`.
+    """
+    trainer: Any = GradientDescentTrainer
+    restore = trainer._maybe_restore_checkpoint
+
+    @functools.wraps(restore)
+    def restore_or_begin_an_average(self: Any) -> None:
+        average, checkpointer = self._moving_average, self._checkpointer
+        if average is None or checkpointer is None:
+            restore(self)
+            return
+        checkpoint = checkpointer.load_checkpoint()
+        state = {} if checkpoint is None else checkpoint.trainer_state
+        is_lacking = checkpoint is not None and "moving_average" not in state
+        if checkpoint is not None and hasattr(self.optimizer, "hand_over_average"):
+            # The optimizer of a training that had none, or had the trainer's.
+            of_trainer = average.state_dict() if is_lacking else state["moving_average"]
+            state["optimizer"].setdefault("moving_average", of_trainer)
+        loaded = SimpleNamespace(load_checkpoint=lambda: checkpoint)
+        with replaced(self, "_checkpointer", loaded), replaced(
+            self, "_moving_average", None if is_lacking else average
+        ):
+            restore(self)
+        if is_lacking:
+            logger.warning(
+                "The checkpoint has no moving average: averaging begins with its weights"
+            )
+            _begin_anew(average)
+
+    trainer._maybe_restore_checkpoint = restore_or_begin_an_average
+
+
+def _begin_anew(average: Any) -> None:
+    if _is_ours(average):
+        for member in average.members():
+            member.running.load(dict(member.named_raw_values()), AveragingCounts())
+    else:
+        weights = {name: parameter.detach() for name, parameter in average._parameters}
+        average.load_state_dict({**average.state_dict(), "shadows": weights, "backups": weights})
+
+
+def average_real_steps_only() -> None:
+    """
+    With `use_amp` the trainer averages after every batch, also where `GradScaler` skipped the step
+    because a gradient overflowed: parameters that did not move were averaged once more. And its
+    number of an update counts batches that it skipped, or that it only goes through to catch up
+    with a checkpoint. An average counts the updates that it makes.
+    """
+    trainer: Any = GradientDescentTrainer
+    try_train = trainer._try_train
+
+    @functools.wraps(try_train)
     def train_averaging_real_steps(self: Any) -> Any:
-        with _real_steps_only(self):
-            return train(self)
+        if self._moving_average is None:
+            return try_train(self)
+        steps = _RealSteps(self)
+        with replaced(self._moving_average, "apply", steps.apply):
+            if self._scaler is None:
+                return try_train(self)
+            with replaced(self.optimizer, "step", steps.step):
+                return try_train(self)
 
-    trainer.train = train_averaging_real_steps
+    trainer._try_train = train_averaging_real_steps
 
 
-@contextlib.contextmanager
-def _real_steps_only(trainer: Any) -> Iterator[None]:
-    optimizer, average = trainer.optimizer, trainer._moving_average
-    if trainer._scaler is None or average is None:
-        yield
-        return
-    optimizer_step, apply = optimizer.step, average.apply
-    took_a_step = False
+class _RealSteps:
+    """
+    What the trainer calls in the place of its optimizer's `step` and its average's `apply`: an
+    object, which unlike functions can be copied with them.
+    """
 
-    @functools.wraps(optimizer_step)
-    def step(*args: Any, **kwargs: Any) -> Any:
-        nonlocal took_a_step
-        loss = optimizer_step(*args, **kwargs)
+    def __init__(self, trainer: Any) -> None:
+        self._optimizer, self._average = trainer.optimizer, trainer._moving_average
+        self._take_step, self._apply = self._optimizer.step, self._average.apply
+        self._may_skip_steps = trainer._scaler is not None
+        self._took_a_step = not self._may_skip_steps
+        self._is_continued = (
+            trainer._start_after_epochs_completed + trainer._start_after_batches_in_epoch_completed
+            > 0
+        )
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        loss = self._take_step(*args, **kwargs)
         # A fused optimizer is called after an overflow too, and told by this to do nothing.
-        took_a_step = not getattr(optimizer, "found_inf", False)
+        self._took_a_step = not getattr(self._optimizer, "found_inf", False)
         return loss
 
-    def apply_after_a_step(num_updates: Optional[int] = None) -> None:
-        nonlocal took_a_step
-        if took_a_step:
-            # The trainer's own number counts the skipped steps too.
-            apply(average.num_updates + 1 if hasattr(average, "num_updates") else num_updates)
-        took_a_step = False
+    def apply(self, num_updates: Optional[int] = None) -> None:
+        if self._took_a_step:
+            if _is_ours(self._average):
+                # An average that begins at a checkpoint without one has counted nothing yet.
+                counted = self._average.num_updates
+                num_updates = num_updates if self._is_continued and not counted else counted + 1
+            self._apply(num_updates)
+        self._took_a_step = not self._may_skip_steps
 
-    optimizer.step, average.apply = step, apply_after_a_step
-    try:
-        yield
-    finally:
-        optimizer.step, average.apply = optimizer_step, apply
+
+def count_the_batches_of_every_worker() -> None:
+    """
+    Workers with unequal numbers of batches end an epoch with the one that has the fewest. While it
+    catches up with a checkpoint the trainer went through all batches of each worker, and counted
+    them: the learning rate of a schedule by batches ran ahead, differently from worker to worker.
+    """
+    trainer: Any = GradientDescentTrainer
+    train_epoch = trainer._train_epoch
+
+    @functools.wraps(train_epoch)
+    def count_as_all_workers(self: Any, epoch: int) -> Any:
+        start = self._total_batches_completed
+        metrics = train_epoch(self, epoch)
+        if self._distributed and self._epochs_completed < self._start_after_epochs_completed:
+            num_batches = torch.tensor(
+                self._total_batches_completed - start, device=self.cuda_device
+            )
+            dist.all_reduce(num_batches, dist.ReduceOp.MIN)
+            self._total_batches_completed = start + int(num_batches)
+        return metrics
+
+    trainer._train_epoch = count_as_all_workers

@@ -13,6 +13,7 @@ from allennlp.commands.train import TrainModel
 from allennlp.common import Params
 from allennlp.common.checks import ConfigurationError
 from allennlp.data.data_loaders import MultiProcessDataLoader
+from allennlp.models import SimpleTagger
 from allennlp.training.callbacks import TrainerCallback
 
 from allennlp_ema.training.callbacks import random_state
@@ -59,7 +60,7 @@ CONFIGS = {
     ),
     "shuffled_in_place": config({"type": "simple", **SHUFFLED}),
     "part_of_an_epoch": config({**SHUFFLED, "batches_per_epoch": 5}),
-    "lazy": config({**SHUFFLED, "max_instances_in_memory": 12}, BUCKETED),
+    "lazy": config({**SHUFFLED, "max_instances_in_memory": 12}),
     "accumulated": config(
         {"batch_size": 2, "shuffle": True},
         SHUFFLED,
@@ -67,6 +68,29 @@ CONFIGS = {
         grad_norm=1.0,
     ),
 }
+
+
+class TaggerOfTasks(SimpleTagger):
+    def forward(self, task: Any, **inputs: Any) -> Dict[str, Any]:  # type: ignore
+        return super().forward(**inputs)
+
+
+READER = tagger_config()["dataset_reader"]
+CONFIGS["multitask"] = {
+    **config(
+        {
+            "type": "multitask",
+            "scheduler": {"type": "homogeneous_roundrobin", "batch_size": 4},
+            "max_instances_in_memory": {"lazy": 8},
+        }
+    ),
+    "dataset_reader": {"type": "multitask", "readers": {"lazy": READER, "other": READER}},
+    **{
+        path: {"lazy": tagger_config()[path], "other": tagger_config()[path]}
+        for path in ("train_data_path", "validation_data_path")
+    },
+}
+CONFIGS["multitask"]["model"]["type"] = f"{__name__}.{TaggerOfTasks.__qualname__}"
 CONFIGS["accumulated"]["model"]["regularizer"] = {
     "regexes": [["weight", {"type": "l2", "alpha": 0.01}]]
 }
@@ -189,6 +213,22 @@ def test_after_training_the_loaders_are_as_before_and_copies_are_at_any_time(
     assert type(loader) is MultiProcessDataLoader
     assert type(trainer._validation_data_loader) is MultiProcessDataLoader
     assert trainer._train_epoch.__func__ is type(trainer)._train_epoch
+
+
+def test_loader_whose_class_has_no_length_goes_on_having_none(tmp_path: Path) -> None:
+    class Batches:
+        def __init__(self, loader: Any) -> None:
+            self.loader = loader
+
+        def __iter__(self) -> Any:
+            return iter(self.loader)
+
+    trainer = build(tmp_path)
+    trainer.data_loader = Batches(trainer.data_loader)
+    trainer._callbacks[0].on_start(trainer)
+    with pytest.raises(TypeError):
+        len(trainer.data_loader)
+    assert trainer.data_loader and len(list(trainer.data_loader)) == 6
 
 
 def test_loader_that_fails_leaves_the_generators_outside_as_they_were(tmp_path: Path) -> None:
