@@ -23,8 +23,9 @@ def mean_of_checkpoints(paths: Sequence[Path]) -> Dict[str, Tensor]:
     # Returns
 
     state : `Dict[str, Tensor]`
-        The newest model state with the means, summed up in float64, of all floating-point tensors.
-        What else there is, integer buffers, is as in the newest.
+        The newest model state with the means, summed up in float64 or complex128, of all
+        floating-point and complex tensors. What else there is, integer buffers, is as in the
+        newest.
 
     # Raises
 
@@ -63,12 +64,13 @@ def first_difference(
 
 def _add(state: Dict[str, Any], sums: Dict[str, Tensor]) -> None:
     for name, value in state.items():
-        if not (isinstance(value, Tensor) and value.is_floating_point()):
+        if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             continue
         if name in sums:
             sums[name] += value
         else:
-            sums[name] = value.to(torch.float64, copy=True)
+            wide = torch.complex128 if value.is_complex() else torch.float64
+            sums[name] = value.to(wide, copy=True)
 
 
 def _form(value: Any) -> str:

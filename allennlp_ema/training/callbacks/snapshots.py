@@ -13,7 +13,12 @@ from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAver
 
 from allennlp_ema.averages import BankMovingAverage
 from allennlp_ema.averages.moving_average import MovingAverage
-from allennlp_ema.averages.snapshot_files import snapshot_path, snapshot_paths, write_snapshot
+from allennlp_ema.averages.snapshot_files import (
+    check_writable,
+    snapshot_path,
+    snapshot_paths,
+    write_snapshot,
+)
 from allennlp_ema.common.checks import check_integer
 from allennlp_ema.common.from_params import ExplainedFromParams, registered_name
 from allennlp_ema.training.callbacks.trainer_average import average_of
@@ -98,6 +103,8 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
                 'the callback "moving_average_snapshots" cannot write the averages of a sharded '
                 "model: each process has only a part of them"
             )
+        for _, average in _named(self._average):
+            check_writable(average)
         if is_primary:
             for path, num_updates in snapshot_paths(self.directory).items():
                 if num_updates > self._average.num_updates or path.suffix == ".partial":
