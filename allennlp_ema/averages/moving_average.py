@@ -19,7 +19,7 @@ from allennlp_ema.averages.contract import TrainerContract
 from allennlp_ema.averages.durations import Durations
 from allennlp_ema.averages.parameters import (
     NamedParameter,
-    check_dtypes,
+    check_averageable,
     checked_names,
     selected,
 )
@@ -65,7 +65,9 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
     # Parameters
 
     parameters : `Iterable[Tuple[str, Tensor]]`
-        The named parameters to average, of any shape and floating dtype. The trainer gives them.
+        The named parameters to average, of any shape and floating or complex dtype. The trainer
+        gives them. Of a `DTensor` (`torch.distributed.fsdp.fully_shard`) each process averages its
+        part.
     start_step : `Union[int, Duration]`, optional (default = `0`)
         In updates, or a duration: `{"epochs": 2}` or `{"fraction": 0.5}` of the training. While
         `num_updates < start_step` the average equals the parameters; the weighting counts its
@@ -174,7 +176,7 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
     def select(self, parameters: List[NamedParameter]) -> List[NamedParameter]:
         """The parameters that are averaged, each of a dtype that can be."""
         parameters = selected(parameters, self.include, self.exclude)
-        check_dtypes(parameters)
+        check_averageable(parameters)
         return parameters
 
     def new_shadow_weights(

@@ -9,6 +9,8 @@ from typing import Iterable, List, Optional, Sequence, Tuple
 from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
+from allennlp_ema.shadow_weights.sharded import obstacle
+
 logger = logging.getLogger(__name__)
 
 NamedParameter = Tuple[str, Tensor]
@@ -30,18 +32,15 @@ def checked_names(parameters: Iterable[NamedParameter]) -> List[NamedParameter]:
     return list(checked.items())
 
 
-def check_dtypes(parameters: Iterable[NamedParameter]) -> None:
+def check_averageable(parameters: Sequence[NamedParameter]) -> None:
     """
     # Raises
 
-    `ConfigurationError` : naming the parameter, if one is of a dtype that has no averages.
+    `ConfigurationError` : naming the first parameter that cannot be averaged, and why.
     """
-    for name, parameter in parameters:
-        if not parameter.is_floating_point():
-            raise ConfigurationError(
-                f'the parameter "{name}" is of dtype {parameter.dtype}, but only floating dtypes '
-                'can be averaged: name it in "exclude"'
-            )
+    reason = obstacle(parameters)
+    if reason is not None:
+        raise ConfigurationError(reason)
 
 
 def selected(

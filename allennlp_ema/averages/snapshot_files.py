@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.averages.specifications import Specification, specification_of
+from allennlp_ema.shadow_weights.sharded import is_plain, memory_of
 from allennlp_ema.weighting.weighting import AveragingCounts
 
 FORMAT = "allennlp_ema.snapshot"
@@ -81,6 +82,21 @@ def snapshot_paths(directory: Path) -> Dict[Path, int]:
     return {path: int(match.group(1)) for path, match in matches.items() if match}
 
 
+def check_writable(average: MovingAverage) -> None:
+    """
+    # Raises
+
+    `ConfigurationError` : naming a parameter whose average a snapshot cannot hold.
+    """
+    for name, value in average.named_averages():
+        if not is_plain(value):
+            what = f"of dtype {value.dtype}" if value.is_complex() else "in shards"
+            raise ConfigurationError(
+                f'the average of the parameter "{name}" is {what}, but a snapshot holds real and '
+                'whole values: name it in "exclude", or leave out the snapshots'
+            )
+
+
 def write_snapshot(
     path: Path,
     name: str,
@@ -97,15 +113,17 @@ def write_snapshot(
     name : `str`
         Of the average in its bank.
     average : `MovingAverage`
+        Which is `check_writable`.
     own_name : `Callable[[str], str]`, optional
         What a parameter is called in the model, by its name in the average.
     """
+    check_writable(average)
     values: Dict[str, numpy.ndarray] = {}
     tied: Dict[str, str] = {}
     seen: Dict[object, str] = {}
     for parameter, value in average.named_averages():
         parameter = own_name(parameter)
-        memory = (value.data_ptr(), value.shape, value.stride()) if value.numel() else parameter
+        memory = memory_of(value)
         if memory in seen:
             tied[parameter] = seen[memory]
             continue

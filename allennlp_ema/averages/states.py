@@ -92,6 +92,11 @@ def matched(what: str, values: Any, expected: Dict[str, Tensor]) -> Dict[str, Te
                 f'the state\'s "{what}" has a {type(value).__name__} for "{name}", but has to '
                 "have a tensor"
             )
+        if value.is_complex() != expected[name].is_complex():
+            raise ConfigurationError(
+                f'the state\'s "{what}" is of dtype {value.dtype} for "{name}", whose '
+                f"average is of {expected[name].dtype}"
+            )
         if value.shape != expected[name].shape:
             raise ConfigurationError(
                 f'the state\'s "{what}" has shape {tuple(value.shape)} for "{name}", whose '

@@ -21,6 +21,7 @@ from allennlp_ema.averages.snapshot_files import read_snapshot
 from allennlp_ema.averages.specifications import Specification, build_average
 from allennlp_ema.common.terminal import in_bytes, print_table, progress
 from allennlp_ema.common.torch_files import load_dictionary
+from allennlp_ema.shadow_weights.sharded import memory_of
 from allennlp_ema.weighting.weighting import AveragingCounts
 
 
@@ -229,12 +230,12 @@ def _specification(average: Any) -> Specification:
 
 def _num_bytes(state: Any) -> int:
     """Of all tensors, those that share their memory counted once."""
-    tensors: Dict[int, Tensor] = {}
+    tensors: Dict[object, Tensor] = {}
     pending = [state]
     while pending:
         value = pending.pop()
         if isinstance(value, Tensor):
-            tensors[value.data_ptr()] = value
+            tensors[memory_of(value)] = value
         elif isinstance(value, dict):
             pending += value.values()
         elif isinstance(value, list):

@@ -15,6 +15,7 @@ from allennlp_ema.shadow_weights.kernels import (
     lerp_,
     lerp_with_infinities_,
 )
+from allennlp_ema.shadow_weights.sharded import memory_of
 
 _shape, _dtype = attrgetter("shape"), attrgetter("dtype")
 
@@ -50,6 +51,8 @@ class Pass:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.infinite = [member.infinite for member in members]
+        # Where sources were that may be other tensors at the next update.
+        self.memories: List[object] = []
         rows: Dict[object, Tuple[Tensor, Dict[int, Tensor], bool]] = {}
         for number, member in enumerate(members):
             for index, (source, shadow) in enumerate(zip(member.sources, member.shadows)):
@@ -182,13 +185,6 @@ class _Group:
                 if weight:
                     lerp = self._lerp_ if weight < 1.0 else lerp_
                     lerp(shadows[block], towards[block], weight)
-
-
-def memory_of(tensor: Tensor) -> object:
-    """What two tensors have in common that are the same values in memory."""
-    if tensor.numel() == 0:
-        return id(tensor)
-    return (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
 
 
 def new_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

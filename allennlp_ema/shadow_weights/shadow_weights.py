@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from allennlp_ema.shadow_weights.overlap import HostPart, Overlap, can_overlap
-from allennlp_ema.shadow_weights.passes import Member, Pass, memory_of, new_like
+from allennlp_ema.shadow_weights.passes import Member, Pass, new_like
+from allennlp_ema.shadow_weights.sharded import (
+    GatheringModules,
+    in_form_of,
+    is_plain,
+    memory_of,
+    own_values,
+    own_values_for,
+)
 from allennlp_ema.shadow_weights.swap import Swap
 
 NamedTensor = Tuple[str, Tensor]
@@ -22,8 +30,8 @@ class ShadowWeights:
     # Parameters
 
     named_parameters : `Iterable[Tuple[str, Tensor]]`
-        The tensors to shadow, of any shape, device and floating dtype. Names of the same memory
-        (tied parameters) share one shadow.
+        The tensors to shadow, of any shape, device and floating or complex dtype. Names of the same
+        memory (tied parameters) share one shadow. Of a `DTensor` each process shadows its part.
     dtype : `torch.dtype`, optional (default = `None`)
         The shadows' dtype. `None` means float32 for half-precision tensors, else the tensor's own.
     device : `torch.device`, optional (default = `None`)
@@ -59,13 +67,15 @@ class ShadowWeights:
                 self.parameters.append(parameter)
             self._index[name] = index
             self._named.append((name, parameter))
+        self._is_plain = all(map(is_plain, self.parameters))
+        self._gathering_modules = GatheringModules()
         self.shadows: List[Tensor] = [
             new_like(
-                p,
-                p.dtype if keep_dtype else _shadow_dtype(p, dtype),
-                p.device if device is None else device,
+                own,
+                own.dtype if keep_dtype else _shadow_dtype(own, dtype),
+                own.device if device is None else device,
             )
-            for p in self.parameters
+            for own in self.own_values
         ]
         self._swap: Optional[Swap] = None
         self._passes: Dict[Tuple[ShadowWeights, ...], Pass] = {}
@@ -89,6 +99,14 @@ class ShadowWeights:
     def is_assigned(self) -> bool:
         """Whether the parameters hold the shadows' values."""
         return self._swap is not None
+
+    @property
+    def own_values(self) -> List[Tensor]:
+        """What the shadows follow: the parameters' real values that are in this process."""
+        if self._is_plain:
+            return self.parameters
+        # A sharded parameter may have got another tensor for its part.
+        return [own_values(parameter) for parameter in self.parameters]
 
     @property
     def num_values(self) -> int:
@@ -118,7 +136,7 @@ class ShadowWeights:
             the same dtype, these are the parameters' own tensors.
         """
         self.wait()
-        return {name: self._place(index) for name, index in self._index.items()}
+        return self._by_name([self._place(index) for index in range(len(self.shadows))])
 
     def raw_values(self) -> Dict[str, Tensor]:
         """
@@ -127,8 +145,8 @@ class ShadowWeights:
         values : `Dict[str, Tensor]`
             The parameters' own values, by name and never a copy, wherever they are at present.
         """
-        places = [p.detach() for p in self.parameters] if self._swap is None else self._swap.raw
-        return {name: places[index] for name, index in self._index.items()}
+        places = [p.detach() for p in self.own_values] if self._swap is None else self._swap.raw
+        return self._by_name(places)
 
     def load(self, values: Dict[str, Tensor]) -> None:
         """Copies `values`, one for each name, to where the shadows' values are at present."""
@@ -136,9 +154,11 @@ class ShadowWeights:
         self._infinite = None
         with torch.no_grad():
             for name, index in self._index.items():
-                self._place(index).copy_(values[name])
+                parameter = self.parameters[index]
+                value = own_values_for(parameter, values[name])
+                self._place(index).copy_(value)
                 if self.is_assigned:
-                    self.parameters[index].data.copy_(values[name])
+                    own_values(parameter).copy_(value)
 
     def lerp(self, other: "ShadowWeights", weight: float) -> None:
         """
@@ -159,11 +179,12 @@ class ShadowWeights:
         own values again.
         """
         assert self._swap is None
+        self._gathering_modules.reshard(self.parameters)
         # Before anything is changed: exchanged by half, raw weights would be lost.
         self.check_shapes()
         self.wait()
         try:
-            self._swap = Swap(self.parameters, self.shadows)
+            self._swap = Swap(self.own_values, self.shadows)
             self._swap.assign()
             for follower in self.followers:
                 follower.assign()
@@ -174,6 +195,7 @@ class ShadowWeights:
     def restore(self) -> None:
         """Gives the parameters their own values again, bit for bit, whatever is raised in it."""
         assert self._swap is not None
+        self._gathering_modules.reshard(self.parameters)
         try:
             self._restore()
         except BaseException:
@@ -184,6 +206,7 @@ class ShadowWeights:
         for follower in reversed(self.followers):
             follower._restore()
         if self._swap is not None:
+            self._swap.parameters = self.own_values
             self._swap.restore()
             self._swap = None
 
@@ -192,11 +215,10 @@ class ShadowWeights:
         Makes the assigned values the parameters' own ones: nothing is left to restore.
         """
         assert self._swap is not None
-        for name, value in self.values().items():
-            index = self._index[name]
+        for index, shadow in enumerate(self.shadows):
             if self._swap.is_exchanged(index):
                 with torch.no_grad():
-                    self.shadows[index].copy_(value)
+                    shadow.copy_(self._place(index))
         self._swap = None
         for follower in self.followers:
             follower.keep_assigned()
@@ -207,17 +229,18 @@ class ShadowWeights:
 
         `RuntimeError` : naming the parameter, if one has another shape than its shadow.
         """
+        own_values = self.own_values
         for name, index in self._index.items():
-            if self.parameters[index].shape != self.shadows[index].shape:
+            if own_values[index].shape != self.shadows[index].shape:
                 raise RuntimeError(
-                    f'"{name}" has shape {tuple(self.parameters[index].shape)} by now, but its '
+                    f'"{name}" has shape {tuple(own_values[index].shape)} by now, but its '
                     f"average has {tuple(self.shadows[index].shape)}: build the average again "
                     "after a parameter was resized"
                 )
 
     def _place(self, index: int) -> Tensor:
         if self._swap is not None and self._swap.is_exchanged(index):
-            return self.parameters[index].data
+            return own_values(self.parameters[index])
         return self.shadows[index]
 
     def _member(self, weight: float) -> Member:
@@ -227,7 +250,12 @@ class ShadowWeights:
             self._infinite = None
         elif weight and self._infinite is None:
             self._infinite = _infinite(self.shadows)
-        return Member(self.parameters, self.shadows, self._infinite or frozenset())
+        return Member(self.own_values, self.shadows, self._infinite or frozenset())
+
+    def _by_name(self, places: Sequence[Tensor]) -> Dict[str, Tensor]:
+        if not self._is_plain:
+            places = list(map(in_form_of, self.parameters, places))
+        return {name: places[index] for name, index in self._index.items()}
 
     def wait(self) -> None:
         """Waits for an update that is under way. What was raised in it is raised here."""
@@ -268,6 +296,12 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
     for each in moved:
         each.wait()
     members = [each._member(weight) for each, weight in zip(moved, moved_by)]
+    memories = [
+        memory_of(source)
+        for each, member in zip(moved, members)
+        if not each._is_plain
+        for source in member.sources
+    ]
     # The first one keeps it with the others, but not itself: a cycle would hold on to all shadows
     # until the garbage is collected.
     passes, key = moved[0]._passes, tuple(moved[1:])
@@ -276,13 +310,15 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
         current is None
         or current.is_stale()
         or current.infinite != [member.infinite for member in members]
+        or current.memories != memories
     ):
         for each in moved:
             each.check_shapes()
         current = passes[key] = Pass(members)
+        current.memories = memories
     # What follows may write to buffers, in a forward pass.
     if all(each.overlaps for each in moved) and can_overlap():
-        pending: Any = Overlap(current, moved_by, moved[0].parameters[0].device)
+        pending: Any = Overlap(current, moved_by, moved[0].own_values[0].device)
     else:
         pending = HostPart(current) if current.run(moved_by) else None
     for each in moved:

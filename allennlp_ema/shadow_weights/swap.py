@@ -31,7 +31,8 @@ class Swap:
     """
 
     def __init__(self, parameters: Sequence[Tensor], shadows: Sequence[Tensor]) -> None:
-        self._parameters = parameters
+        #: A copy is given its own.
+        self.parameters = parameters
         self._shadows = shadows
         overlapping = _overlapping(parameters)
         # Where the parameters' own values are while the shadows' are assigned.
@@ -52,7 +53,7 @@ class Swap:
         # Nothing here asks for a gradient, and a context that an interrupt leaves open would last.
         for block in self._all_blocks():
             block.assign()
-        for index, (parameter, shadow) in enumerate(zip(self._parameters, self._shadows)):
+        for index, (parameter, shadow) in enumerate(zip(self.parameters, self._shadows)):
             if not self.is_exchanged(index):
                 parameter.data.copy_(shadow)
 
@@ -61,7 +62,7 @@ class Swap:
         # From the end, so that a block that was interrupted is done with the scratch first.
         for block in reversed(self._all_blocks()):
             block.restore()
-        for index, parameter in enumerate(self._parameters):
+        for index, parameter in enumerate(self.parameters):
             if not self.is_exchanged(index):
                 parameter.data.copy_(self.raw[index])
 
@@ -75,7 +76,7 @@ class Swap:
 
     def _cut(self) -> List["_Block"]:
         groups: Dict[object, List[List[Tensor]]] = {}
-        for index, (parameter, shadow) in enumerate(zip(self._parameters, self._shadows)):
+        for index, (parameter, shadow) in enumerate(zip(self.parameters, self._shadows)):
             if self.is_exchanged(index):
                 key = (parameter.dtype, parameter.device, shadow.device)
                 # `data` has a version of its own: a graph in which a parameter was used can go on

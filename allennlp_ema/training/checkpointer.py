@@ -19,6 +19,7 @@ from torch import Tensor
 
 from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.common.from_params import ExplainedFromParams
+from allennlp_ema.shadow_weights.sharded import local_part
 
 logger = logging.getLogger(__name__)
 
@@ -198,6 +199,7 @@ def _averaged_tensors(trainer: Any) -> List[Tensor]:
 
 
 def _memory(tensor: Tensor) -> int:
+    tensor = local_part(tensor)
     storage = tensor.untyped_storage if hasattr(tensor, "untyped_storage") else tensor.storage
     return storage().data_ptr()
 

@@ -101,3 +101,9 @@ def test_of_the_checkpoints_one_at_a_time_is_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("allennlp_ema.after_training.checkpoint_mean.load_dictionary", load)
     mean_of_checkpoints(saved(tmp_path, *states))
     assert len(alive) == 24 and most == 4
+
+
+def test_complex_tensors_have_a_mean(tmp_path):
+    states = [{"signal": torch.tensor([value + 2j * value])} for value in (1.0, 2.0, 6.0)]
+    mean = mean_of_checkpoints(saved(tmp_path, *states))["signal"]
+    assert mean.dtype == torch.complex64 and mean.tolist() == [3.0 + 6.0j]

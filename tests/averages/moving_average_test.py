@@ -245,7 +245,7 @@ class TestInvalidSettings:
                 'two parameters of the name "a"',
             ),
             ([("steps", torch.ones(2, dtype=torch.int64))], '"steps" is of dtype torch.int64'),
-            ([("phase", torch.ones(2, dtype=torch.cfloat))], '"phase" is of dtype torch.complex64'),
+            ([("later", torch.ones(2, device="meta"))], '"later" is on the meta device'),
         ],
     )
     @EVERY

@@ -169,3 +169,10 @@ def test_a_later_format_is_refused(tmp_path):
     save_file(load_file(str(path)), str(path), metadata={**metadata, "format_version": "2"})
     with pytest.raises(ConfigurationError, match="format version 2, but only 1 can be read"):
         read_snapshot(path)
+
+
+def test_complex_averages_are_refused_by_name(tmp_path):
+    average = built({"type": "uniform"}, [("signal", Parameter(torch.ones(2, dtype=torch.cfloat)))])
+    with pytest.raises(ConfigurationError, match='"signal" is of dtype torch.complex64.*"exclude"'):
+        written(tmp_path, average)
+    assert list(tmp_path.iterdir()) == []

@@ -3,8 +3,10 @@ FairScale's `FullyShardedDataParallel`, without the GPUs that its forward pass n
 averages its own shard of the flattened parameters.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any, Dict, List
+from unittest import mock
 
 import pytest
 import torch
@@ -133,3 +135,36 @@ def test_swapping_checkpoints_of_shards(ranks: List[Rank], tmp_path: Path) -> No
     assert differences(dict(whole), whole_averages()) == []
     last = {name: values[-1] for name, values in TRAJECTORIES.items()}
     assert differences(consolidated(loaded), last) == []
+
+
+@pytest.fixture
+def without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams that do nothing, and a shard that each of the ranks is said to have."""
+
+    def all_gather(chunks: List[torch.Tensor], shard: torch.Tensor, **kwargs: Any) -> None:
+        for chunk in chunks:
+            chunk.copy_(shard)
+
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", mock.MagicMock())
+    monkeypatch.setattr(torch.Tensor, "record_stream", mock.MagicMock())
+    monkeypatch.setattr(dist, "_all_gather_base", None, raising=False)
+    monkeypatch.delattr(dist, "_all_gather_base")
+    monkeypatch.setattr(dist, "all_gather", all_gather)
+
+
+def test_a_swap_reaches_what_was_gathered(without_gpus: None) -> None:
+    rank = Rank(0)
+    rank.sharded._streams = {"all_gather": mock.MagicMock()}
+    inputs = torch.ones(1, 3)
+    with torch.no_grad():
+        initial = rank.sharded(inputs)
+        (flat,) = rank.sharded.parameters()
+        flat.mul_(2.0)
+        # As after a backward pass.
+        rank.sharded._free_full_params()
+        raw = rank.sharded(inputs)
+        assert rank.sharded.has_full_params and not torch.equal(raw, initial)
+        with rank.average.average_values():
+            assert torch.equal(rank.sharded(inputs), initial)
+        assert torch.equal(rank.sharded(inputs), raw)

@@ -49,12 +49,12 @@ class AveragedBuffers(Attachment):
 
 
 def _floating_point_buffers(model: torch.nn.Module) -> Dict[str, Tuple[torch.nn.Module, str]]:
-    """Where the floating-point buffers are that a state dict holds, by name."""
+    """Where the floating-point and complex buffers are that a state dict holds, by name."""
     return {
         f"{prefix}.{key}" if prefix else key: (module, key)
         for prefix, module in model.named_modules()
         for key, buffer in module.named_buffers(recurse=False)
-        if buffer.is_floating_point()
+        if (buffer.is_floating_point() or buffer.is_complex())
         and key not in module._non_persistent_buffers_set
         and not _is_expanded(buffer)
     }

@@ -44,9 +44,9 @@ class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
         "Averaging Weights Leads to Wider Optima and Better Generalization", section 3.2). Other
         buffers stay as they are.
 
-        `"average"` averages all floating-point buffers by the same rule and with the same weights
-        as the parameters; integers stay as they are. This takes no forward passes, but what it
-        averages are statistics of raw weights.
+        `"average"` averages all floating-point and complex buffers by the same rule and with the
+        same weights as the parameters; integers stay as they are. This takes no forward passes, but
+        what it averages are statistics of raw weights.
     num_batches : `int`, optional (default = `100`)
         For `"recalibrate"`: how many batches of the training loader, on each process. If it has
         fewer, all are used.

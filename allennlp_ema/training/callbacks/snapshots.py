@@ -10,7 +10,12 @@ from allennlp.common.checks import ConfigurationError
 from allennlp.training import GradientDescentTrainer
 from allennlp.training.callbacks import TrainerCallback
 
-from allennlp_ema.averages.snapshot_files import snapshot_path, snapshot_paths, write_snapshot
+from allennlp_ema.averages.snapshot_files import (
+    check_writable,
+    snapshot_path,
+    snapshot_paths,
+    write_snapshot,
+)
 from allennlp_ema.common.checks import check_integer
 from allennlp_ema.common.from_params import ExplainedFromParams
 from allennlp_ema.training.callbacks.trainer_average import average_of, named_members
@@ -95,6 +100,8 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
                 'the callback "moving_average_snapshots" cannot write the averages of a sharded '
                 "model: each process has only a part of them"
             )
+        for _, average in named_members(self._average):
+            check_writable(average)
         if is_primary:
             for path, num_updates in snapshot_paths(self.directory).items():
                 if num_updates > self._average.num_updates or path.suffix == ".partial":

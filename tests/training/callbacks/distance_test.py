@@ -107,3 +107,12 @@ def test_stalled_averages_are_those_that_another_update_moves_by_one_unit_or_les
     limit = torch.full_like(before, math.inf).copysign(raw - before)
     moved_far = (average.average("0") - before).abs() > (before.nextafter(limit) - before).abs()
     assert share <= 1.0 - moved_far.double().mean().item()
+
+
+def test_both_parts_of_complex_values_count() -> None:
+    parameter = torch.nn.Parameter(torch.tensor([3.0 + 0.0j]))
+    average = ExponentialMovingAverage([("0", parameter)], decay=0.5)
+    with torch.no_grad():
+        parameter.copy_(torch.tensor([3.0 + 4.0j]))
+    # 4 of 5.
+    assert distance_of(average).relative == pytest.approx(0.8)
