@@ -15,6 +15,7 @@ from allennlp_ema.averages import BankMovingAverage
 from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.averages.snapshot_files import snapshot_path, snapshot_paths, write_snapshot
 from allennlp_ema.common.checks import check_integer
+from allennlp_ema.common.files import PARTIAL
 from allennlp_ema.common.from_params import ExplainedFromParams, registered_name
 from allennlp_ema.training.callbacks.trainer_average import average_of
 
@@ -100,9 +101,12 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             )
         if is_primary:
             for path, num_updates in snapshot_paths(self.directory).items():
-                if num_updates > self._average.num_updates or path.suffix == ".partial":
+                if num_updates > self._average.num_updates or path.suffix == PARTIAL:
                     logger.info("Removing %s, which the training has not come to", path)
                     path.unlink()
+            # What safetensors leaves of a file when it is killed.
+            for temporary in self.directory.glob(".tmp*"):
+                temporary.unlink()
 
     def on_batch(
         self,
