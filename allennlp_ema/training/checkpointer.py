@@ -33,8 +33,8 @@ class SwappingCheckpointer(ExplainedFromParams, Checkpointer):
     state, and `--recover` goes on from them.
 
     Both files are written under another name and then renamed, so that a killed process leaves no
-    half of a checkpoint. `--recover` passes over a checkpoint that cannot be read, or is not of this
-    training, with a warning, and goes on from the newest one that can.
+    half of a checkpoint. `--recover` passes over a checkpoint that cannot be read or is of another
+    training, with a warning, and goes on from the newest one that is left.
 
     It swaps the average of the trainer, or of an optimizer of type `"moving_average"`. Without
     either there is nothing to swap; it warns of that and saves the weights as they are.

@@ -71,9 +71,7 @@ KILLS = {
     "model_state": Kill(config(), "model_state_e3_b0.th", 1, "within"),
     "model_state_swapping": Kill(SWAPPING, "model_state_e3_b0.th", 1, "within"),
     "training_state": Kill(config(), "training_state_e3_b0.th", 1, "within"),
-    "best_without_checkpoint": Kill(
-        config(checkpointer=EVERY_FOUR_BATCHES), "best.th", 3, "after"
-    ),
+    "best_without_checkpoint": Kill(config(checkpointer=EVERY_FOUR_BATCHES), "best.th", 3, "after"),
     "previous_best": Kill(config(), "best_of_epoch_1.th", 1, "after"),
     "metrics": Kill(config(), "metrics.json", 1, "within"),
     "archive": Kill(config(), "model.tar.gz", 1, "within"),
@@ -292,18 +290,21 @@ class FillsTheDisk(TrainerCallback):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
-@pytest.mark.parametrize("name", ["best.th", "model_state_e3_b0.th", "training_state_e3_b0.th"])
+@pytest.mark.parametrize(
+    "name",
+    ["best.th", "model_state_e3_b0.th", "training_state_e3_b0.th", "moving_average.csv"],
+)
 def test_full_disk(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FillsTheDisk, "name", name)
     run = tmp_path / "run"
     with pytest.raises(ConfigurationError) as raised:
-        train_here(config(callbacks=["fills_the_disk"]), run)
+        train_here(config(callbacks=["fills_the_disk", "moving_average_monitor"]), run)
     monkeypatch.setattr(FillsTheDisk, "name", "nothing")
     size = (run / name.replace("e3", "e2")).stat().st_size
     assert f"{run / name} cannot be written: No space left on device. It takes" in str(raised.value)
     assert abs(int(str(raised.value).split("It takes ")[1].split()[0]) - size) < 500
     assert not list(run.glob("*.partial"))
-    train_here(config(callbacks=["fills_the_disk"]), run, recover=True)
+    train_here(config(callbacks=["fills_the_disk", "moving_average_monitor"]), run, recover=True)
     assert metrics(run)["best_epoch"] == 2
 
 

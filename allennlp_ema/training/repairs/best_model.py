@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from allennlp import models
@@ -164,5 +164,6 @@ def write_whole_metrics_and_archives() -> None:
         return str(path)
 
     common_util.dump_metrics = dump_whole
-    for module in (archival, models, train_command):
+    modules: Tuple[Any, ...] = (archival, models, train_command)
+    for module in modules:
         module.archive_model = archive_whole
