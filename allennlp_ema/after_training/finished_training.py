@@ -14,7 +14,7 @@ from torch import Tensor
 
 from allennlp_ema.averages.snapshot_files import Snapshot, find_snapshots
 from allennlp_ema.common.torch_files import load_dictionary
-from allennlp_ema.training.checkpointer import _RAW_KEY
+from allennlp_ema.training.checkpoint_files import RAW_MODEL_STATE
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class FinishedTraining:
         model_file = list(self.checkpoints().values())[-1]
         training_file = model_file.with_name(model_file.name.replace("model", "training", 1))
         training_state = load_dictionary(training_file)
-        weights = {**load_dictionary(model_file), **training_state.get(_RAW_KEY, {})}
+        weights = {**load_dictionary(model_file), **training_state.get(RAW_MODEL_STATE, {})}
         average = training_state.get("moving_average") or training_state.get("optimizer", {}).get(
             "moving_average"
         )

@@ -4,14 +4,19 @@ Files that are written whole or not at all.
 
 import contextlib
 import errno
+import io
 import os
+import shutil
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Any, Iterator, Optional, Union
 
 from allennlp.common.checks import ConfigurationError
 
 # What stands behind a file's name while it is being written.
 PARTIAL = ".partial"
+
+# By what a system says that there is no room: on the disk, of a quota, for a file so large.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -23,7 +28,7 @@ def written_whole(path: Union[str, Path]) -> Iterator[Path]:
 
     ```python
     with written_whole(path) as partial:
-        torch.save(state, partial)
+        save_file(values, partial)
     ```
 
     # Parameters
@@ -38,7 +43,7 @@ def written_whole(path: Union[str, Path]) -> Iterator[Path]:
 
     # Raises
 
-    `ConfigurationError` : naming the file, if the disk is full.
+    `ConfigurationError` : naming the file and its size, if there is no room for it.
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
@@ -49,11 +54,87 @@ def written_whole(path: Union[str, Path]) -> Iterator[Path]:
         os.replace(partial, path)
         _sync_directory(path.parent)
     except BaseException as error:
+        num_written = 0
         with contextlib.suppress(FileNotFoundError):
+            num_written = partial.stat().st_size
             partial.unlink()
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise ConfigurationError(f"{path}: there is no space left on the disk") from error
+        # That of another file says so already.
+        if _no_room(error) is not None and not isinstance(error, ConfigurationError):
+            size = getattr(error, "num_bytes", None) or f"more than {num_written}"
+            raise ConfigurationError(
+                f"{path} cannot be written: {_no_room(error)}. It takes {size} bytes, and "
+                f"{shutil.disk_usage(str(path.parent)).free} are free"
+            ) from error
         raise
+
+
+@contextlib.contextmanager
+def whole_file(path: Union[str, Path]) -> Iterator[Any]:
+    """
+    The same with an open file, for `torch.save` above all, which tells nothing of a full disk and
+    may end the process.
+
+    ```python
+    with whole_file(path) as file:
+        torch.save(state, file)
+    ```
+
+    # Returns
+
+    file : `Iterator[BinaryIO]`
+        To write to. What it cannot hold is raised when the context ends.
+    """
+    with written_whole(path) as partial, _PatientFile(partial, path) as file:
+        yield file
+        file.raise_error()
+
+
+class _PatientFile(io.RawIOBase):
+    """Takes all that is written, also when the disk is full, to know how much that is."""
+
+    def __init__(self, partial: Path, path: Union[str, Path]) -> None:
+        self._path = path
+        self._num_bytes = 0
+        self._error: Optional[OSError] = None
+        try:
+            self._file = open(partial, "wb", buffering=0)
+        except OSError as error:
+            self._error = error
+
+    def close(self) -> None:
+        if not self.closed and hasattr(self, "_file"):
+            self._file.close()
+        super().close()
+
+    def raise_error(self) -> None:
+        if self._error is not None:
+            self._error.num_bytes = self._num_bytes  # type: ignore[attr-defined]
+            raise self._error
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        content = memoryview(content).cast("B")
+        self._num_bytes += len(content)
+        num_written = 0
+        while self._error is None and num_written < len(content):
+            try:
+                num_written += self._file.write(content[num_written:]) or 0
+            except OSError as error:
+                self._error = error
+        return len(content)
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+
+def _no_room(error: BaseException) -> Optional[str]:
+    """What `error` says, if it says that there is no room. Other languages' errors have no code."""
+    for code in _NO_ROOM:
+        if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+            return os.strerror(code)
+    return None
 
 
 def _sync_directory(directory: Path) -> None:

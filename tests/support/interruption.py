@@ -1,11 +1,12 @@
 """
-A training run that dies at one batch, without a word in the configuration, which `--recover`
-compares with that of the run it continues.
+A training run that dies at one batch or while it writes a file, without a word in the
+configuration, which `--recover` compares with that of the run it continues.
 """
 
 import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import Any, Iterator, Tuple
 from unittest import mock
 
@@ -14,6 +15,8 @@ from allennlp.training.callbacks import TrainerCallback
 
 # "epoch,batch" in the environment: what this module, imported by `--include-package`, then does.
 KILL_AT = "KILL_AT"
+# "name,count,when" for `kill_at_file`.
+KILL_AT_FILE = "KILL_AT_FILE"
 
 
 class Interruption(Exception):
@@ -50,6 +53,27 @@ class KillingCallback(InterruptingCallback):
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
+def kill_at_file(name: str, count: int, when: str) -> None:
+    """
+    From now on all processes of the run get a SIGKILL when a file `name` is written for the
+    `count`-th time: `"within"`, when half of it is on the disk, or `"after"`.
+    """
+    replace, num_written = os.replace, 0
+
+    def replace_and_kill(source: Any, target: Any) -> None:
+        nonlocal num_written
+        num_written += Path(target).name == name
+        is_due = num_written == count and Path(target).name == name
+        if is_due and when == "within":
+            os.truncate(source, os.path.getsize(source) // 2)
+        else:
+            replace(source, target)
+        if is_due:
+            os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    os.replace = replace_and_kill
+
+
 def _with_default_callback(callback: type) -> Any:
     callbacks = (*gradient_descent_trainer.DEFAULT_CALLBACKS, callback)
     return mock.patch.object(gradient_descent_trainer, "DEFAULT_CALLBACKS", callbacks)
@@ -66,3 +90,7 @@ def interrupted_at(at: Tuple[int, int]) -> Iterator[None]:
 if KILL_AT in os.environ:
     KillingCallback.at = tuple(int(number) for number in os.environ[KILL_AT].split(","))  # type: ignore
     _with_default_callback(KillingCallback).start()
+
+if KILL_AT_FILE in os.environ:
+    file_name, number, moment = os.environ[KILL_AT_FILE].split(",")
+    kill_at_file(file_name, int(number), moment)

@@ -15,7 +15,7 @@ from allennlp.training import Checkpointer
 from allennlp.training.trainer import TrainerCheckpoint
 
 from allennlp_ema import BankMovingAverage, ExponentialMovingAverage, SwappingCheckpointer
-from allennlp_ema.training import checkpointer as checkpointer_module
+from allennlp_ema.training import checkpoint_files
 from tests.support.training_runs import (
     DATA,
     best_weights,
@@ -336,12 +336,12 @@ def test_killed_while_it_writes_leaves_no_half_file(
     trainer.epochs = 1
     save, saved = torch.save, []
 
-    def save_half(state: Any, file: str) -> None:
-        save(state, file)
+    def save_half(state: Any, file: Any) -> None:
         saved.append(file)
         if len(saved) > writes:
-            os.truncate(file, os.path.getsize(file) // 2)
+            file.write(b"half")
             raise Killed
+        save(state, file)
 
     monkeypatch.setattr(torch, "save", save_half)
     with pytest.raises(Killed):
@@ -350,8 +350,16 @@ def test_killed_while_it_writes_leaves_no_half_file(
     assert {file.name for file in tmp_path.glob("*.th")} == whole
     loaded = SwappingCheckpointer(str(tmp_path)).load_checkpoint()
     assert loaded is not None and loaded.trainer_state["epochs_completed"] == 0
-    # Nor does what was left lie about.
     assert {file.name for file in tmp_path.iterdir()} == whole
+
+
+def test_partial_files_that_a_kill_left_are_removed(tmp_path: Path) -> None:
+    written = ["best.th", "model_state_e1_b0.th", "metrics.json", "model.tar.gz"]
+    for name in [*written, "moving_average.csv"]:
+        (tmp_path / f"{name}.partial").write_bytes(b"half")
+    (tmp_path / "download.partial").write_bytes(b"of somebody else")
+    assert SwappingCheckpointer(str(tmp_path)).load_checkpoint() is None
+    assert [file.name for file in tmp_path.iterdir()] == ["download.partial"]
 
 
 def test_killed_between_the_two_files(
@@ -410,7 +418,7 @@ def test_every_worker_goes_on_from_a_checkpoint_that_all_can_read(
         questions.append(value)
         return [value, answers[len(questions) - 1]]
 
-    monkeypatch.setattr(checkpointer_module, "_from_all_workers", from_all_workers)
+    monkeypatch.setattr(checkpoint_files, "from_all_workers", from_all_workers)
     loaded = checkpointer.load_checkpoint()
     assert questions == [{(1, 0), (2, 0), (3, 0)}, False, True, True, True]
     assert loaded is not None and loaded.trainer_state["epochs_completed"] == 1

@@ -1,7 +1,6 @@
 import copy
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Set, Tuple
 
@@ -13,6 +12,7 @@ from allennlp.training.callbacks.log_writer import LogWriterCallback
 from torch.nn.parallel import DistributedDataParallel
 
 from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.common.files import whole_file
 from allennlp_ema.common.from_params import ExplainedFromParams
 from allennlp_ema.training.callbacks.distance import distance_of
 from allennlp_ema.training.callbacks.monitor_picture import AVERAGED, RAW, Row, picture, table
@@ -235,10 +235,15 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
     def _write(self, metrics: Dict[str, Any], tracked_metrics: List[str]) -> None:
         directory = Path(self.serialization_dir)
         metrics_file = directory / f"metrics_epoch_{metrics['epoch']}.json"
-        # The trainer has just written it.
-        _write_whole(metrics_file, json.dumps(metrics, indent=2).encode())
-        _write_whole(directory / "moving_average.csv", table(self._rows).encode())
-        _write_whole(directory / "moving_average.png", picture(self._rows, tracked_metrics))
+        written = {
+            # The trainer has just written it.
+            metrics_file: json.dumps(metrics, indent=2).encode(),
+            directory / "moving_average.csv": table(self._rows).encode(),
+            directory / "moving_average.png": picture(self._rows, tracked_metrics),
+        }
+        for path, content in written.items():
+            with whole_file(path) as file:
+                file.write(content)
 
     def state_dict(self) -> Dict[str, Any]:
         return {
@@ -249,9 +254,3 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         self._rows = [dict(row) for row in state_dict["rows"]]
         self._non_finite_since = dict(state_dict.get("non_finite_since", {}))
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -17,6 +17,7 @@ from allennlp_ema.averages.snapshot_files import (
     write_snapshot,
 )
 from allennlp_ema.common.checks import check_integer
+from allennlp_ema.common.files import PARTIAL
 from allennlp_ema.common.from_params import ExplainedFromParams
 from allennlp_ema.training.callbacks.trainer_average import average_of, named_members
 
@@ -104,9 +105,12 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             check_writable(average)
         if is_primary:
             for path, num_updates in snapshot_paths(self.directory).items():
-                if num_updates > self._average.num_updates or path.suffix == ".partial":
+                if num_updates > self._average.num_updates or path.suffix == PARTIAL:
                     logger.info("Removing %s, which the training has not come to", path)
                     path.unlink()
+            # What safetensors leaves of a file when it is killed.
+            for temporary in self.directory.glob(".tmp*"):
+                temporary.unlink()
 
     def on_batch(
         self,

@@ -7,6 +7,7 @@ import os
 from typing import Any, Callable, NamedTuple
 
 import torch
+from allennlp.models import archival
 from allennlp.training.callbacks.should_validate import ShouldValidateCallback
 from allennlp.training.checkpointer import Checkpointer
 from allennlp.training.gradient_descent_trainer import GradientDescentTrainer
@@ -18,9 +19,17 @@ from allennlp.training.learning_rate_schedulers import (
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
 from allennlp_ema.training.repairs.averages import load_states_into_the_live_tensors
+from allennlp_ema.training.repairs.best_model import (
+    go_on_with_the_best_model_of_the_checkpoint,
+    write_whole_best_models,
+    write_whole_metrics_and_archives,
+)
 from allennlp_ema.training.repairs.checkpoints import (
     let_every_worker_note_a_checkpoint,
+    pass_over_foreign_checkpoints,
+    read_the_newest_whole_checkpoint,
     save_raw_weights_during_validation,
+    write_whole_checkpoints,
 )
 from allennlp_ema.training.repairs.schedulers import (
     keep_what_combined_had_set,
@@ -99,7 +108,13 @@ REPAIRS = [
     Repair(count_the_batches_of_every_worker, of=GradientDescentTrainer),
     Repair(decide_on_validation_when_the_epoch_begins, of=ShouldValidateCallback),
     Repair(let_every_worker_note_a_checkpoint, of=Checkpointer),
+    Repair(write_whole_checkpoints, of=Checkpointer),
     Repair(save_raw_weights_during_validation, of=Checkpointer),
+    Repair(read_the_newest_whole_checkpoint, of=Checkpointer),
+    Repair(pass_over_foreign_checkpoints, of=GradientDescentTrainer),
+    Repair(write_whole_best_models, of=GradientDescentTrainer),
+    Repair(go_on_with_the_best_model_of_the_checkpoint, of=GradientDescentTrainer),
+    Repair(write_whole_metrics_and_archives, of=archival),
     Repair(restore_gradual_unfreezing, of=SlantedTriangular),
     Repair(keep_what_combined_had_set, of=CombinedLearningRateScheduler),
     Repair(load_states_into_the_live_tensors, of=AllenNLPMovingAverage),

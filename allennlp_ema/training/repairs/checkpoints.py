@@ -3,10 +3,21 @@ What AllenNLP's checkpoints need to hold what a recovered training goes on from.
 """
 
 import functools
-from typing import Any
+from typing import Any, Optional
 
+import torch
 from allennlp.training.checkpointer import Checkpointer
 from allennlp.training.gradient_descent_trainer import GradientDescentTrainer
+from allennlp.training.trainer import TrainerCheckpoint
+
+from allennlp_ema.training.checkpoint_files import (
+    find_checkpoints,
+    from_all_workers,
+    load_newest_checkpoint,
+    pass_over_loaded,
+    written_checkpoint,
+)
+from allennlp_ema.training.checkpointer import SwappingCheckpointer
 
 
 def let_every_worker_note_a_checkpoint() -> None:
@@ -51,3 +62,73 @@ def save_raw_weights_during_validation() -> None:
                 member.assign_average_value()
 
     checkpointer.save_checkpoint = save_raw_weights
+
+
+def write_whole_checkpoints() -> None:
+    """
+    A process that was killed while it wrote a checkpoint left a part of it, with which every
+    `--recover` failed, and which the training that came to that point again took for written.
+    """
+    checkpointer: Any = Checkpointer
+    save_checkpoint = checkpointer.save_checkpoint
+
+    def write(self: Any, checkpoint: Optional[TrainerCheckpoint]) -> None:
+        if checkpoint is not None:
+            with written_checkpoint(self, checkpoint.trainer_state) as (model_file, training_file):
+                torch.save(checkpoint.model_state, model_file)
+                torch.save(checkpoint.trainer_state, training_file)
+
+    @functools.wraps(save_checkpoint)
+    def write_whole(self: Any, trainer: Any) -> None:
+        # That one has written its own by now.
+        if not isinstance(self, SwappingCheckpointer):
+            write(self, trainer.get_checkpoint_state())
+        # Finds the files there, and does what is left to do.
+        save_checkpoint(self, trainer)
+
+    checkpointer.save_checkpoint = write_whole
+    checkpointer._find_all_checkpoints = find_checkpoints
+
+
+def read_the_newest_whole_checkpoint() -> None:
+    """
+    `--recover` failed if the newest checkpoint could not be read, though others could. And from one
+    of the checkpointer `swapping` it went on with the averages in the place of the raw weights.
+    """
+    checkpointer: Any = Checkpointer
+    find_latest_checkpoint = checkpointer.find_latest_checkpoint
+    load_checkpoint = checkpointer.load_checkpoint
+
+    @functools.wraps(load_checkpoint)
+    def load_newest(self: Any) -> Optional[TrainerCheckpoint]:
+        # Some choose by themselves.
+        is_own_choice = type(self).find_latest_checkpoint is not find_latest_checkpoint
+        return load_checkpoint(self) if is_own_choice else load_newest_checkpoint(self)
+
+    checkpointer.load_checkpoint = load_newest
+
+
+def pass_over_foreign_checkpoints() -> None:
+    """
+    `--recover` failed if the newest checkpoint was not of this training: if its model had other
+    parameters, say.
+    """
+    trainer: Any = GradientDescentTrainer
+    restore = trainer._maybe_restore_checkpoint
+
+    @functools.wraps(restore)
+    def restore_passing_over(self: Any) -> None:
+        first_error: Optional[Exception] = None
+        while True:
+            error = None
+            try:
+                restore(self)
+            except Exception as raised:
+                error = raised
+            if not any(from_all_workers(error is not None)):
+                return
+            first_error = first_error or error
+            if not pass_over_loaded(self._checkpointer, error):
+                raise first_error or RuntimeError("another worker could not go on")
+
+    trainer._maybe_restore_checkpoint = restore_passing_over

@@ -2,7 +2,6 @@ import csv
 import json
 import math
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, Dict, List
@@ -375,11 +374,3 @@ class TestMistakes:
     def test_unknown_key(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match='"validate".*its keys are validate_raw'):
             train_here(config({**MONITOR, "validate": True}), tmp_path / "run")
-
-    def test_files_are_whole_or_as_they_were(self, monitored: Path, tmp_path: Path) -> None:
-        directory = tmp_path / "run"
-        shutil.copytree(str(monitored), str(directory))
-        with mock.patch.object(monitor.os, "replace", side_effect=OSError("no space")):
-            with pytest.raises(OSError):
-                monitor._write_whole(directory / "moving_average.csv", b"epoch\n")
-        assert rows(directory) == rows(monitored)

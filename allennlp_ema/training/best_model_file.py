@@ -1,0 +1,132 @@
+"""
+The file of the best model so far, and the one before it as long as a checkpoint needs that.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional
+
+from allennlp.common.checks import ConfigurationError
+
+from allennlp_ema.common.files import whole_file, written_whole
+from allennlp_ema.common.torch_files import load_dictionary
+from allennlp_ema.training.checkpoint_files import PointInTime
+
+logger = logging.getLogger(__name__)
+
+
+class BestModelFile:
+    """
+    `best.th`, or `best_w*.th` with a worker's shard of it. While there are checkpoints from before
+    it was written, the one before it is kept as `best_of_epoch_*.th`: a training that goes on from
+    them has that as its best.
+
+    # Parameters
+
+    trainer : `GradientDescentTrainer`
+        Whose best model it is. `best_model_file_of` finds the one that it has.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        wrapped = trainer._ddp_wrapped_model
+        is_sharded = wrapped is not None and wrapped.is_sharded
+        self._worker = f"_w{trainer._rank}" if is_sharded else ""
+        self._directory = Path(trainer._serialization_dir)
+        self.path = self._directory / f"best{self._worker}.th"
+        # Whether this worker writes it.
+        self.is_own = is_sharded or trainer._primary
+        self._epoch: Optional[int] = None
+        self._written_at: PointInTime = (0, 0)
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[Any]:
+        """A context in which another best model is written to the file that it gives."""
+        self._written_at = self._present_point()
+        self.remove_previous()
+        if self._epoch is not None and self.path.exists() and self._has_older_checkpoints():
+            previous = self._directory / f"best_of_epoch_{self._epoch}{self._worker}.th"
+            with written_whole(previous) as partial:
+                _link_or_copy(self.path, partial)
+        with whole_file(self.path) as file:
+            yield file
+        # Without an average the trainer may make the next one a link to a checkpoint instead.
+        self._epoch = None if self._trainer._moving_average is None else self.best_epoch()
+
+    def best_epoch(self) -> Optional[int]:
+        """Which epoch is the best so far, by the metrics. Without validation it is the latest."""
+        if self._trainer._validation_data_loader is not None:
+            return self._trainer._metric_tracker.best_epoch
+        num_epochs, _ = self._present_point()
+        return num_epochs - 1 if num_epochs else None
+
+    def put_in_place(self) -> bool:
+        """
+        Makes it the best model of a training that goes on from a checkpoint.
+
+        # Returns
+
+        `bool`
+            Whether there is such a one.
+        """
+        epoch, previous = self.best_epoch(), self._previous()
+        is_found = epoch is not None and max(previous, default=epoch) <= epoch
+        if epoch in previous:
+            os.replace(str(previous[epoch]), str(self.path))
+            is_found = True
+        self.remove_previous()
+        self._epoch = epoch
+        if is_found:
+            try:
+                load_dictionary(self.path)
+            except ConfigurationError as error:
+                logger.warning("%s", error)
+                is_found = False
+        if not is_found:
+            # It would be archived at the end.
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
+        return is_found
+
+    def remove_previous(self, if_unneeded: bool = False) -> None:
+        if not (if_unneeded and self._has_older_checkpoints()):
+            for path in self._previous().values():
+                path.unlink()
+
+    def _previous(self) -> Dict[int, Path]:
+        paths = self._directory.glob(f"best_of_epoch_*{self._worker}.th")
+        return {int(path.stem.split("_")[3]): path for path in paths}
+
+    def _present_point(self) -> PointInTime:
+        trainer = self._trainer
+        return max(
+            (trainer._epochs_completed, trainer._batches_in_epoch_completed),
+            # To which it catches up at first.
+            (
+                trainer._start_after_epochs_completed,
+                trainer._start_after_batches_in_epoch_completed,
+            ),
+        )
+
+    def _has_older_checkpoints(self) -> bool:
+        checkpointer = self._trainer._checkpointer
+        points = set() if checkpointer is None else checkpointer._find_all_checkpoints()
+        return any(point < self._written_at for point in points)
+
+
+def best_model_file_of(trainer: Any) -> BestModelFile:
+    """The same for a trainer at all times."""
+    if "_best_model_file" not in vars(trainer):
+        trainer._best_model_file = BestModelFile(trainer)
+    return trainer._best_model_file
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(str(source), str(target))
+    except OSError:
+        # Not every file system has links.
+        shutil.copyfile(str(source), str(target))

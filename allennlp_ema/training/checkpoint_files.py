@@ -1,0 +1,166 @@
+"""
+The files of checkpoints: written whole, and read from the newest that a training can go on from.
+"""
+
+import contextlib
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+
+import torch.distributed as dist
+from allennlp.common.checks import ConfigurationError
+from allennlp.common.util import is_distributed
+from allennlp.training.checkpointer import Checkpointer
+from allennlp.training.trainer import TrainerCheckpoint
+
+from allennlp_ema.common.files import PARTIAL, whole_file
+from allennlp_ema.common.torch_files import load_dictionary
+
+logger = logging.getLogger(__name__)
+
+# How many epochs were completed, and how many batches of the next one.
+PointInTime = Tuple[int, int]
+
+# Where the training state has the raw weights, if the model state has averages in their place.
+RAW_MODEL_STATE = "raw_model_state"
+
+# What a training writes into its serialization directory.
+_WRITTEN = ("*.th", "*.json", "*.tar.gz", "moving_average.*")
+
+
+@contextlib.contextmanager
+def written_checkpoint(
+    checkpointer: Checkpointer, training_state: Dict[str, Any]
+) -> Iterator[Tuple[Any, Any]]:
+    """
+    A context in which the two files of a checkpoint are written, which is there when it ends.
+
+    # Returns
+
+    model_file, training_file : `Iterator[Tuple[BinaryIO, BinaryIO]]`
+    """
+    point = training_state["epochs_completed"], training_state["batches_in_epoch_completed"]
+    model_path = checkpointer._model_state_path(*point)
+    # A checkpoint is looked for by the file of its model, so that one gets its name last.
+    with whole_file(model_path) as model_file:
+        with whole_file(checkpointer._training_state_path(*point)) as training_file:
+            yield model_file, training_file
+            # One that was passed over must not be taken together with the new training state.
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(model_path)
+    _passed_over(checkpointer).discard(point)
+
+
+def find_checkpoints(checkpointer: Checkpointer) -> Set[PointInTime]:
+    """
+    The points in time of which both files are there, without those that were passed over: these are
+    none of the most recent that a checkpointer keeps.
+    """
+    points = _points(checkpointer, "model") & _points(checkpointer, "training")
+    return points - _passed_over(checkpointer)
+
+
+def load_newest_checkpoint(checkpointer: Checkpointer) -> Optional[TrainerCheckpoint]:
+    """
+    Loads the newest checkpoint that can be read and was not passed over, by every worker if there
+    are several.
+
+    # Returns
+
+    checkpoint : `Optional[TrainerCheckpoint]`
+        The model state with the raw weights, and the training state; `None` if there are no
+        checkpoints.
+
+    # Raises
+
+    `ConfigurationError` : if there are checkpoints, but none can be read.
+    """
+    if checkpointer._is_primary:
+        _remove_partial_files(Path(checkpointer._serialization_dir))
+    own = _points(checkpointer, "model") | _points(checkpointer, "training")
+    # Every worker goes through the same checkpoints, so that none waits for another.
+    points: Set[PointInTime] = set().union(*from_all_workers(own))
+    for point in sorted(points - _passed_over(checkpointer), reverse=True):
+        checkpoint = None
+        try:
+            checkpoint = _read(checkpointer, point)
+        except Exception as error:
+            _pass_over(checkpointer, point, "cannot be read", error)
+        if all(from_all_workers(checkpoint is not None)):
+            vars(checkpointer)["_loaded"] = point
+            return checkpoint
+        _passed_over(checkpointer).add(point)
+    if points:
+        raise ConfigurationError(
+            f"None of the {len(points)} checkpoints in {checkpointer._serialization_dir} can be "
+            "gone on from. To train anew, empty the directory and leave out --recover"
+        )
+    return None
+
+
+def pass_over_loaded(checkpointer: Checkpointer, error: Optional[Exception]) -> bool:
+    """
+    Leaves out from now on what `load_newest_checkpoint` returned last, with which a training could
+    not go on because of `error`, here or on another worker.
+
+    # Returns
+
+    `bool`
+        Whether there was such a checkpoint.
+    """
+    point = vars(checkpointer).pop("_loaded", None)
+    if point is not None:
+        _pass_over(checkpointer, point, "is not of this training", error)
+    return point is not None
+
+
+def from_all_workers(value: Any) -> List[Any]:
+    """What each worker of a distributed training calls this with, together."""
+    if not is_distributed():
+        return [value]
+    values: List[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _read(checkpointer: Checkpointer, point: PointInTime) -> TrainerCheckpoint:
+    model_state = load_dictionary(Path(checkpointer._model_state_path(*point)))
+    training_state = load_dictionary(Path(checkpointer._training_state_path(*point)))
+    raw = training_state.pop(RAW_MODEL_STATE, {})
+    (model_state["weights"] if checkpointer.state_is_sharded else model_state).update(raw)
+    return TrainerCheckpoint(model_state, training_state)
+
+
+def _pass_over(
+    checkpointer: Checkpointer, point: PointInTime, what: str, error: Optional[Exception]
+) -> None:
+    _passed_over(checkpointer).add(point)
+    logger.warning(
+        "The checkpoint of %s and %s %s and is passed over: %s",
+        checkpointer._model_state_path(*point),
+        checkpointer._training_state_path(*point),
+        what,
+        "another worker says so" if error is None else f"{type(error).__name__}: {error}",
+    )
+
+
+def _passed_over(checkpointer: Checkpointer) -> Set[PointInTime]:
+    return vars(checkpointer).setdefault("_passed_over", set())
+
+
+def _points(checkpointer: Checkpointer, what: str) -> Set[PointInTime]:
+    """From which there is a file `{what}_state_*.th` of this worker."""
+    worker = f"_w{checkpointer._rank}" if checkpointer.state_is_sharded else ""
+    pattern = re.compile(rf"{what}_state_e(\d+)_b(\d+){worker}\.th")
+    folder = checkpointer._serialization_dir
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    matches = [match for match in map(pattern.fullmatch, names) if match]
+    return {(int(match[1]), int(match[2])) for match in matches}
+
+
+def _remove_partial_files(directory: Path) -> None:
+    for pattern in _WRITTEN:
+        for partial in directory.glob(pattern + PARTIAL):
+            partial.unlink()
