@@ -160,12 +160,10 @@ def test_the_metric_is_the_one_of_the_training_unless_another_is_given(copied, c
     assert (tmp_path / "out" / "sweep.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((copied.directory / "config.json").read_text())
     assert config["trainer"]["validation_metric"] == "+accuracy"
-    config["trainer"]["validation_metric"] = ["+accuracy", "-loss"]
+    config["trainer"]["validation_metric"] = ["accuracy"]
     (copied.directory / "config.json").write_text(json.dumps(config))
     finished = sweep(capsys, copied, tmp_path / "other")
-    assert (
-        "--metric is ['+accuracy', '-loss'], but has to be the name of a metric" in finished.error
-    )
+    assert "\"validation_metric\" is ['accuracy'], but has to be the name of" in finished.error
 
 
 def test_without_raw_weights_there_is_no_line_of_them(copied, capsys, tmp_path):
