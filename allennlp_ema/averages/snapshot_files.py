@@ -23,7 +23,7 @@ from allennlp_ema.averages.specifications import (
     specification_of,
 )
 from allennlp_ema.averages.written_states import read_counts
-from allennlp_ema.common.documents import check_kind, entry, read_json
+from allennlp_ema.common.documents import check_kind, check_range, entry, read_json
 from allennlp_ema.common.files import written_whole
 from allennlp_ema.weighting.weighting import AveragingCounts
 
@@ -201,14 +201,17 @@ def _described(path: Path, metadata: Dict[str, str], shapes: Dict[str, Any]) -> 
             raise ConfigurationError(
                 f'{place}: "tied" has {other!r:.60} for {key!r}, of which there is no average'
             )
+    specification = entry(place, description, "specification", dict)
+    entry(f'{place}: "specification"', specification, "type", str)
+    effective_window = entry(place, description, "effective_window", float, type(None))
+    if effective_window is not None:
+        check_range(f'{place}: "effective_window"', effective_window, 0, math.inf)
     return Snapshot(
         path=path,
         name=entry(place, description, "name", str),
-        specification=check_specification(
-            f'{place}: "specification"', entry(place, description, "specification", dict)
-        ),
+        specification=check_specification(f'{place}: "specification"', specification),
         counts=counts,
-        effective_window=entry(place, description, "effective_window", float, type(None)),
+        effective_window=effective_window,
         shapes=shapes,
         tied=tied,
     )

@@ -15,6 +15,9 @@ from allennlp_ema.weighting.weighting import AveragingCounts
 # More updates than any training has, and fewer than there is memory to go through.
 _MAX_UPDATES = 10**9
 
+# A quotient of two shares may be rounded up.
+_MAX_SHARE = 1.0 + 1e-12
+
 
 def read_counts(place: Any, document: Any) -> AveragingCounts:
     """
@@ -33,13 +36,14 @@ def read_counts(place: Any, document: Any) -> AveragingCounts:
     defaults = AveragingCounts().as_dict()
     for key, default in defaults.items():
         value = entry(place, document, key, type(default))
-        check_range(f'{place}: "{key}"', value, 0, _MAX_UPDATES)
+        maximum = _MAX_UPDATES if isinstance(default, int) else _MAX_SHARE
+        check_range(f'{place}: "{key}"', value, 0, maximum)
     for key in document:
         if key not in defaults:
             raise ConfigurationError(f'{place} has "{key}", of which nothing is known')
     counts = AveragingCounts(**document)
     # The effective window is its inverse.
-    check_range(f'{place}: "sum_of_squares"', counts.sum_of_squares, 1.0 / _MAX_UPDATES, 1.0)
+    check_range(f'{place}: "sum_of_squares"', counts.sum_of_squares, 1.0 / _MAX_UPDATES, _MAX_SHARE)
     return counts
 
 
