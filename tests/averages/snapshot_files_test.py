@@ -141,6 +141,15 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_new_one(tmp_path, monke
     assert list(snapshot_paths(tmp_path).values()) == [3, 3]
 
 
+def test_the_mode_is_that_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = written(tmp_path, averaged(3))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def test_other_files_are_not_taken_for_snapshots(tmp_path):
     for name in ("update_1.txt", "best.th", "update_one.uniform.safetensors"):
         (tmp_path / name).write_text("")

@@ -8,8 +8,7 @@ from typing import Any, Iterator, List, Tuple, Union
 Place = List[Union[str, int]]
 
 # One of each kind, and those that only look right.
-NUMBERS = (5, -1, 10**30, 0.5, float("nan"))
-WRONG = (None, True, *NUMBERS, "", "a.b", "\x1b[2J", [], [[]], {}, {"a": {}})
+WRONG = (None, 5, 10**30, float("nan"), "a.b", [], {"a": {}})
 
 
 def mutations(document: Any) -> Iterator[Tuple[str, Any]]:
