@@ -2,12 +2,14 @@
 Archives of a trained model with other weights than it was archived with.
 """
 
+import io
 import json
 import os
 import tarfile
 import tempfile
+import time
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict
 
 import torch
 from allennlp.common.checks import ConfigurationError
@@ -17,6 +19,7 @@ from torch import Tensor
 from tqdm.utils import CallbackIOWrapper  # type: ignore[import-untyped]
 
 from allennlp_ema.after_training.finished_training import FinishedTraining
+from allennlp_ema.common.files import patient, written_whole
 from allennlp_ema.common.terminal import progress
 
 WEIGHTS_NAME = "weights.th"
@@ -58,38 +61,78 @@ def write_archive(
         Of the archive, a `.tar.gz`.
     provenance : `Dict[str, Any]`
         How the weights came about, for `allennlp average inspect`.
+
+    # Raises
+
+    `ConfigurationError` : naming what of it is missing, or is to be archived but lies beyond the
+        serialization directory.
     """
-    serialization_dir = training.serialization_dir
-    vocabulary = serialization_dir / "vocabulary"
+    members = _members(training)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the archive, where there is room for it, and without a name: nothing of it is left
+    # whatever happens.
+    scratch = tempfile.TemporaryFile(dir=str(path.parent), buffering=0)
+    with scratch as weights_file, written_whole(path) as partial:
+        on_cpu = {n: v.cpu() if isinstance(v, Tensor) else v for n, v in weights.items()}
+        with patient(weights_file, path) as file:
+            torch.save(on_cpu, file)
+        made = {
+            WEIGHTS_NAME: weights_file,
+            PROVENANCE_NAME: io.BytesIO(json.dumps(provenance, indent=2).encode()),
+        }
+        # What is made here is not to be replaced by a file of that name.
+        members = {name: file for name, file in members.items() if name not in made}
+        _write_tar(partial, made, members)
+
+
+def _members(training: FinishedTraining) -> Dict[str, Path]:
+    """What of the serialization directory is archived, by the names within the archive."""
+    directory = training.serialization_dir
+    vocabulary = directory / "vocabulary"
     if not vocabulary.is_dir():
         raise ConfigurationError(f"{vocabulary}: there is no such directory")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the archive, where there is room for it.
-    with tempfile.TemporaryDirectory(prefix=".averaging-", dir=str(path.parent)) as directory:
-        scratch = Path(directory)
-        on_cpu = {n: v.cpu() if isinstance(v, Tensor) else v for n, v in weights.items()}
-        torch.save(on_cpu, str(scratch / WEIGHTS_NAME))
-        (scratch / PROVENANCE_NAME).write_text(json.dumps(provenance, indent=2), encoding="utf-8")
-        members = [(scratch, WEIGHTS_NAME), (scratch, PROVENANCE_NAME)]
-        included = training.config.get("include_in_archive") or []
-        for pattern in [CONFIG_NAME, META_NAME, vocabulary.name, *included]:
-            for found in sorted(serialization_dir.glob(pattern)):
-                for file in [found, *sorted(found.rglob("*"))]:
-                    members.append((serialization_dir, str(file.relative_to(serialization_dir))))
-        partial = scratch / path.name
-        _write_tar(partial, members)
-        os.replace(str(partial), str(path))
+    members: Dict[str, Path] = {}
+    for pattern in [
+        CONFIG_NAME,
+        META_NAME,
+        vocabulary.name,
+        *(training.config.get("include_in_archive") or []),
+    ]:
+        parts = Path(pattern).parts
+        if not parts or ".." in parts or Path(pattern).is_absolute():
+            raise ConfigurationError(
+                f'"include_in_archive" has {pattern!r}, but has to have paths within the '
+                "serialization directory"
+            )
+        for found in sorted(directory.glob(pattern)):
+            for file in [found, *sorted(found.rglob("*"))]:
+                members[str(file.relative_to(directory))] = file
+    root = os.path.realpath(str(directory))
+    for file in members.values():
+        real = os.path.realpath(str(file))
+        if os.path.commonpath([root, real]) != root:
+            raise ConfigurationError(f"{file} leads out of {directory}, to {real}: not archived")
+        if not (file.is_file() or file.is_dir()):
+            raise ConfigurationError(f"{file} is neither a file nor a directory: not archived")
+    return members
 
 
-def _write_tar(path: Path, members: List[Tuple[Path, str]]) -> None:
-    num_bytes = sum((directory / name).stat().st_size for directory, name in members)
+def _write_tar(path: Path, made: Dict[str, Any], members: Dict[str, Path]) -> None:
+    sizes = {name: file.seek(0, os.SEEK_END) for name, file in made.items()}
+    num_bytes = sum(sizes.values()) + sum(file.stat().st_size for file in members.values())
     bar = progress(desc="archiving", total=num_bytes, unit="B", unit_scale=True)
-    # Weights hardly get smaller at a higher level, but take much longer.
-    with tarfile.open(str(path), "w:gz", compresslevel=1) as archive, bar:
-        for directory, name in members:
-            info = archive.gettarinfo(str(directory / name), arcname=name)
+    # Weights hardly get smaller at a higher level, but take much longer. What a link within the
+    # directory leads to is archived in its place.
+    with tarfile.open(str(path), "w:gz", compresslevel=1, dereference=True) as archive, bar:
+        for name, content in made.items():
+            content.seek(0)
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = sizes[name], time.time()
+            archive.addfile(info, CallbackIOWrapper(bar.update, content, "read"))
+        for name, path_of_member in members.items():
+            info = archive.gettarinfo(str(path_of_member), arcname=name)
             if info.isreg():
-                with open(str(directory / name), "rb") as file:
+                with open(str(path_of_member), "rb") as file:
                     archive.addfile(info, CallbackIOWrapper(bar.update, file, "read"))
             else:
                 archive.addfile(info)

@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Optional, Sequence
 from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
+from allennlp_ema.after_training.finite_values import InfiniteConstants
 from allennlp_ema.after_training.weight_sums import WeightSums
 from allennlp_ema.common.terminal import progress
 from allennlp_ema.common.torch_files import load_dictionary
@@ -29,7 +30,7 @@ def mean_of_checkpoints(paths: Sequence[Path]) -> Dict[str, Tensor]:
     # Raises
 
     `ConfigurationError` : naming the file that cannot be read, or whose names or shapes are not
-        those of the first.
+        those of the first, or that has a NaN.
     """
     return mean_of_states(paths, load_dictionary)
 
@@ -39,6 +40,7 @@ def mean_of_states(
 ) -> Dict[str, Tensor]:
     """The same of whatever `read` makes model states of."""
     sums = WeightSums()
+    constants = InfiniteConstants()
     state: Dict[str, Any] = {}
     first_forms: Dict[str, str] = {}
     for path in progress(paths, desc="reading weights"):
@@ -48,6 +50,7 @@ def mean_of_states(
         forms = forms_of(state)
         first_forms = first_forms or forms
         check_forms(path, forms, paths[0], first_forms)
+        constants.check_state(path, state)
         sums.add(state)
     sums.write_mean(state)
     return state

@@ -2,8 +2,8 @@
 What a training left in its serialization directory.
 """
 
-import json
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any, Collection, Dict, List, NamedTuple, Optional, Tuple
@@ -12,7 +12,11 @@ from allennlp.common.checks import ConfigurationError
 from allennlp.models.archival import CONFIG_NAME
 from torch import Tensor
 
+from allennlp_ema.after_training.finite_values import InfiniteConstants
 from allennlp_ema.averages.snapshot_files import Snapshot, find_snapshots
+from allennlp_ema.averages.specifications import Specification, check_specification
+from allennlp_ema.averages.written_states import average_state, check_tensors, num_updates_of
+from allennlp_ema.common.documents import check_kind, check_range, entry, read_json
 from allennlp_ema.common.torch_files import load_dictionary
 from allennlp_ema.training.checkpoint_files import RAW_MODEL_STATE
 
@@ -29,10 +33,13 @@ class RawWeights(NamedTuple):
         The model's state in training.
     num_updates : `Optional[int]`
         The update after which that is, if a checkpoint of an average tells.
+    path : `Path`
+        Of the checkpoint.
     """
 
     weights: Dict[str, Tensor]
     num_updates: Optional[int]
+    path: Path
 
 
 class FinishedTraining:
@@ -49,18 +56,19 @@ class FinishedTraining:
 
     def __init__(self, serialization_dir: Path) -> None:
         self.serialization_dir = serialization_dir
-        path = serialization_dir / CONFIG_NAME
+        self.config_file = path = serialization_dir / CONFIG_NAME
         if not path.is_file():
             raise ConfigurationError(
                 f"{serialization_dir} is not the serialization directory of a training: there is "
                 f"no {path}"
             )
-        try:
-            self.config: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigurationError(f"{path} is truncated or not JSON: {error}") from error
-        if not isinstance(self.config, dict):
-            raise ConfigurationError(f"{path} holds {self.config!r:.40}, but has to hold an object")
+        self.config: Dict[str, Any] = read_json(path, path.read_bytes())
+        check_config(path, self.config)
+
+    def check_has_model(self) -> None:
+        """For what is made of it to be a model, too."""
+        if not self.config.get("model"):
+            raise ConfigurationError(f'{self.config_file} has no "model"')
 
     def checkpoints(self) -> Dict[Tuple[int, int], Path]:
         """
@@ -91,8 +99,8 @@ class FinishedTraining:
     @property
     def snapshots_directory(self) -> Path:
         """Where the callback `"moving_average_snapshots"` writes."""
-        directory = self.callback("moving_average_snapshots").get("directory", "averages")
-        return self.serialization_dir / directory
+        callback = self.callback("moving_average_snapshots")
+        return self.serialization_dir / callback.get("directory", "averages")
 
     def snapshots(self) -> List[Snapshot]:
         """All that are there, as they were taken."""
@@ -112,11 +120,12 @@ class FinishedTraining:
         model_file = list(self.checkpoints().values())[-1]
         training_file = model_file.with_name(model_file.name.replace("model", "training", 1))
         training_state = load_dictionary(training_file)
-        weights = {**load_dictionary(model_file), **training_state.get(RAW_MODEL_STATE, {})}
-        average = training_state.get("moving_average") or training_state.get("optimizer", {}).get(
-            "moving_average"
+        raw = check_tensors(
+            f'{training_file}: "{RAW_MODEL_STATE}"', training_state.get(RAW_MODEL_STATE, {})
         )
-        return RawWeights(weights, _num_updates(average))
+        average = average_state(training_file, training_state)
+        weights = {**load_dictionary(model_file), **raw}
+        return RawWeights(weights, num_updates_of(average), model_file)
 
     def weights_around(self, num_updates: int, averaged: Collection[str]) -> Dict[str, Tensor]:
         """
@@ -133,14 +142,26 @@ class FinishedTraining:
             The model's state for these averages to be put in: the raw one after this update if the
             newest checkpoint is of it, else that of `best_weights_file`, with a warning if there is
             more in it than averages. Buffers that go with averages are only in the latter.
+
+        # Raises
+
+        `ConfigurationError` : naming what is not averaged and has a NaN.
         """
+        path, weights = self._around(num_updates, averaged)
+        others = {name: value for name, value in weights.items() if name not in averaged}
+        InfiniteConstants().check_state(path, others)
+        return weights
+
+    def _around(
+        self, num_updates: int, averaged: Collection[str]
+    ) -> Tuple[Path, Dict[str, Tensor]]:
         if self.callback("moving_average_buffers"):
             reason = "checkpoints have buffers that go with raw weights"
         else:
             try:
                 raw = self.raw_weights()
                 if raw.num_updates == num_updates:
-                    return raw.weights
+                    return raw.path, raw.weights
                 reason = (
                     "the newest checkpoint does not tell of which update it is"
                     if raw.num_updates is None
@@ -160,11 +181,69 @@ class FinishedTraining:
                 f"{num_updates:,}",
                 reason,
             )
-        return weights
+        return self.best_weights_file, weights
 
 
-def _num_updates(state: Any) -> Optional[int]:
-    """Of an average, or of those in a bank, all of which see the same updates."""
-    while isinstance(state, dict) and "counts" not in state:
-        state = next(iter(state.get("averages", {}).values()), None)
-    return state["counts"]["num_updates"] if state else None
+def check_config(place: Any, config: Any) -> Dict[str, Any]:
+    """
+    Checks what is read here of the configuration of a training. The rest is AllenNLP's.
+
+    # Returns
+
+    config : `Dict[str, Any]`
+
+    # Raises
+
+    `ConfigurationError` : if it has not the form of one.
+    """
+    null = type(None)
+    if not isinstance(config, dict):
+        raise ConfigurationError(f"{place} holds {config!r:.40}, but has to hold an object")
+    for pattern in entry(place, config, "include_in_archive", list, null) or []:
+        check_kind(f'{place}: "include_in_archive"', pattern, str)
+    for key in ("dataset_reader", "model", "data_loader"):
+        entry(place, config, key, dict, str, null)
+    entry(place, config, "validation_data_loader", dict, null)
+    for key in ("evaluation", "trainer"):
+        if key in config:
+            entry(place, config, key, dict)
+    trainer = config.get("trainer", {})
+    place = f'{place}: "trainer"'
+    for callback in entry(place, trainer, "callbacks", list, null) or []:
+        _check_callback(f'{place}: "callbacks"', callback)
+    metric = entry(place, trainer, "validation_metric", list, str, null)
+    for name in metric if isinstance(metric, list) else []:
+        check_kind(f'{place}: "validation_metric"', name, str)
+    entry(place, trainer, "moving_average", dict, str, null)
+    entry(place, trainer, "optimizer", dict, str, null)
+    return config
+
+
+def configured_average(place: Any, config: Dict[str, Any]) -> Optional[Specification]:
+    """
+    # Returns
+
+    average : `Optional[Specification]`
+        The one that a training was configured with, as the trainer's or as the optimizer's.
+
+    # Raises
+
+    `ConfigurationError` : if it names what is no average, see `check_specification`.
+    """
+    trainer = config.get("trainer", {})
+    average, optimizer = trainer.get("moving_average"), trainer.get("optimizer")
+    if average is None and isinstance(optimizer, dict):
+        average = optimizer.get("moving_average")
+    return None if average is None else check_specification(f'{place}: "moving_average"', average)
+
+
+def _check_callback(place: Any, callback: Any) -> None:
+    check_kind(place, callback, dict, str)
+    if isinstance(callback, str):
+        return
+    kind = callback.get("type")
+    if kind == "moving_average_snapshots" and "directory" in callback:
+        entry(place, callback, "directory", str)
+    if kind == "moving_average_buffers" and "num_batches" in callback:
+        num_batches = entry(place, callback, "num_batches", int)
+        check_range(f'{place}: "num_batches"', num_batches, 1, math.inf)

@@ -7,14 +7,15 @@ import json
 import math
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
-import numpy
 import torch
 from allennlp.common.checks import ConfigurationError
 from safetensors import safe_open
 from torch import Tensor
 
+from allennlp_ema.after_training.finite_values import InfiniteConstants
 from allennlp_ema.averages.snapshot_files import Snapshot
 from allennlp_ema.averages.specifications import Specification, build_average
+from allennlp_ema.common.documents import explained
 from allennlp_ema.common.terminal import progress
 from allennlp_ema.weighting.profiles import AverageState, Combination, Synthesis, expected_counts
 from allennlp_ema.weighting.weighting import Weighting
@@ -60,7 +61,8 @@ class SnapshotSynthesis:
             self._check_parameters(snapshot)
             key = json.dumps(snapshot.specification, sort_keys=True)
             if key not in weightings:
-                weightings[key] = build_average(snapshot.specification).weighting
+                with explained(snapshot.path):
+                    weightings[key] = build_average(snapshot.specification).weighting
             states.append(AverageState(weightings[key], snapshot.num_updates))
         for weighting in weightings.values():
             self._check_counts(
@@ -84,7 +86,8 @@ class SnapshotSynthesis:
     def _check_counts(self, weighting: Weighting, snapshots: Sequence[Snapshot]) -> None:
         snapshots = sorted(snapshots, key=_num_updates)
         numbers = [snapshot.num_updates for snapshot in snapshots]
-        all_expected = expected_counts(weighting, numbers)
+        with explained(snapshots[-1].path):
+            all_expected = expected_counts(weighting, numbers)
         for snapshot, expected in zip(snapshots, all_expected):
             if snapshot.counts.num_averaged != expected.num_averaged or any(
                 not math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12)
@@ -132,18 +135,27 @@ class SnapshotSynthesis:
         values : `Iterator[Tuple[str, Tensor]]`
             For each averaged parameter its name and the combination of its averages, computed in
             float64. One of them at a time is in memory.
+
+        # Raises
+
+        `ConfigurationError` : naming the snapshot and the parameter that has a NaN, or is infinite
+            where that of another snapshot is not.
         """
+        constants = InfiniteConstants()
         with contextlib.ExitStack() as files:
             used = [
-                (files.enter_context(safe_open(str(snapshot.path), framework="numpy")), x)
-                for snapshot, x in zip(self.snapshots, combination.coefficients.tolist())
+                (s.path, files.enter_context(safe_open(str(s.path), framework="numpy")), x)
+                for s, x in zip(self.snapshots, combination.coefficients.tolist())
                 if x
             ]
             for name, kept in progress(self.names.items(), desc="combining"):
-                value = numpy.zeros(self.snapshots[0].shapes[kept])
-                for file, x in used:
-                    value += x * file.get_tensor(kept)
-                yield name, torch.from_numpy(value)
+                combined = torch.zeros(self.snapshots[0].shapes[kept], dtype=torch.float64)
+                for path, file, x in used:
+                    value = torch.as_tensor(file.get_tensor(kept))
+                    constants.check(path, kept, value)
+                    combined.add_(value.double(), alpha=x)
+                constants.restore(kept, combined)
+                yield name, combined
 
     def copy_into(self, weights: Dict[str, Tensor], combination: Combination) -> None:
         """
@@ -151,16 +163,18 @@ class SnapshotSynthesis:
 
         # Raises
 
-        `ConfigurationError` : if `weights` has no tensor of this name and shape.
+        `ConfigurationError` : if `weights` has no tensor of this name and shape, or a snapshot a
+            NaN.
         """
         with torch.no_grad():
             for name, value in self.combine(combination):
-                if name not in weights or weights[name].shape != value.shape:
+                target = weights.get(name)
+                if not isinstance(target, Tensor) or target.shape != value.shape:
                     raise ConfigurationError(
                         f'{self.snapshots[0].path} has the average of "{name}" '
                         f"{list(value.shape)}, which the model has not"
                     )
-                weights[name].copy_(value)
+                target.copy_(value)
 
 
 def _num_updates(snapshot: Snapshot) -> int:

@@ -10,6 +10,7 @@ from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
 from allennlp_ema.after_training.checkpoint_mean import check_forms, forms_of, mean_of_states
+from allennlp_ema.after_training.finite_values import InfiniteConstants
 from allennlp_ema.after_training.trained_model import TrainedModel
 from allennlp_ema.after_training.unpacked_archives import best_weights
 from allennlp_ema.after_training.weight_sums import WeightSums
@@ -84,9 +85,12 @@ class GreedySoup:
         self._sums = WeightSums()
         self.kept: List[Path] = []
         # Not after some of them were measured.
-        first_forms = forms_of(best_weights(paths[0]))
-        for path in progress(paths[1:], desc="comparing models"):
-            check_forms(path, forms_of(best_weights(path)), paths[0], first_forms)
+        constants = InfiniteConstants()
+        first_forms: Dict[str, str] = {}
+        for path in progress(paths, desc="comparing models"):
+            forms = _checked_forms(path, constants)
+            first_forms = first_forms or forms
+            check_forms(path, forms, paths[0], first_forms)
 
     def measured_alone(self) -> Iterator[Tuple[Path, float]]:
         """Measures each model by itself."""
@@ -138,3 +142,9 @@ class GreedySoup:
         state = best_weights(self.kept[0])
         self._sums.write_mean(state)
         return state
+
+
+def _checked_forms(path: Path, constants: InfiniteConstants) -> Dict[str, str]:
+    weights = best_weights(path)
+    constants.check_state(path, weights)
+    return forms_of(weights)

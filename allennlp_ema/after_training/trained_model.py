@@ -3,7 +3,9 @@ A trained model, whose weights are exchanged and which AllenNLP evaluates.
 """
 
 import contextlib
-from typing import Any, Dict, Iterator, Optional
+import json
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from allennlp.common.checks import ConfigurationError
@@ -15,6 +17,7 @@ from allennlp.training import GradientDescentTrainer
 from torch import Tensor
 
 from allennlp_ema.after_training.finished_training import FinishedTraining
+from allennlp_ema.common.documents import explained
 from allennlp_ema.training.callbacks.recalibrated_statistics import RecalibratedStatistics
 from allennlp_ema.training.callbacks.undisturbed_training import same_data
 
@@ -25,7 +28,8 @@ class TrainedModel:
 
     training : `FinishedTraining`
     recalibration_data : `str`, optional (default = `None`)
-        Of what `recalibrated` computes the running statistics. `None` means not at all.
+        Of what `recalibrated` computes the running statistics: a path, or a JSON object for a
+        reader that needs several. `None` means not at all.
     cuda_device : `int`, optional (default = `-1`)
         -1 is the CPU.
 
@@ -53,7 +57,9 @@ class TrainedModel:
         self._recalibration_loader = (
             None
             if recalibration_data is None
-            else self._data_loader("data_loader", self._archive.dataset_reader, recalibration_data)
+            else self._data_loader(
+                "data_loader", self._archive.dataset_reader, _json_of(recalibration_data)
+            )
         )
 
     @property
@@ -93,32 +99,74 @@ class TrainedModel:
         finally:
             statistics.put(former)
 
-    def evaluate(self, data: DataLoader) -> Dict[str, Any]:
+    def evaluate(self, data: Dict[str, DataLoader]) -> Dict[str, Any]:
         """The metrics of the model, as `allennlp evaluate` measures them."""
         self._seed()
         params = self._archive.config.duplicate().pop("evaluation", {})
         params["cuda_device"] = self._cuda_device
-        return Evaluator.from_params(params)(self._archive.model, same_data(data))
+        with explained(self._training.config_file):
+            evaluator = Evaluator.from_params(params)
+        return {
+            f"{prefix}{name}": value
+            for prefix, loader in data.items()
+            for name, value in evaluator(self._archive.model, same_data(loader)).items()
+        }
 
-    def validation_data(self, path: str) -> DataLoader:
-        """Batches of the data at `path`, read as validation data are."""
+    def validation_data(self, data: str) -> Dict[str, DataLoader]:
+        """
+        # Parameters
+
+        data : `str`
+            As `allennlp evaluate` takes it: a path, several with commas between them, or JSON for
+            a reader that needs an object.
+
+        # Returns
+
+        data_loaders : `Dict[str, DataLoader]`
+            Batches of each, read as validation data are, by what stands before the names of its
+            metrics: nothing if it is the only one.
+        """
         config = self._archive.config
         has_own = config.get("validation_data_loader") is not None
         key = "validation_data_loader" if has_own else "data_loader"
-        return self._data_loader(key, self._archive.validation_dataset_reader, path)
+        paths = _data_paths(data)
+        loaders = {}
+        for number, path in enumerate(paths):
+            name = str(number) if isinstance(path, dict) else Path(path).stem
+            prefix = f"{name}_" if len(paths) > 1 else ""
+            loaders[prefix] = self._data_loader(key, self._archive.validation_dataset_reader, path)
+        return loaders
 
     def _seed(self) -> None:
         # So that from the same data come the same batches, for all weights that are compared.
-        prepare_environment(self._archive.config.duplicate())
+        with explained(self._training.config_file):
+            prepare_environment(self._archive.config.duplicate())
 
-    def _data_loader(self, key: str, reader: DatasetReader, path: str) -> DataLoader:
-        params = self._archive.config.duplicate().pop(key)
-        data_loader = DataLoader.from_params(params, reader=reader, data_path=path)
-        data_loader.index_with(self._archive.model.vocab)
+    def _data_loader(self, key: str, reader: DatasetReader, path: Any) -> DataLoader:
+        with explained(f'{self._training.config_file}: "{key}": {path}'):
+            params = self._archive.config.duplicate().pop(key)
+            data_loader = DataLoader.from_params(params, reader=reader, data_path=path)
+            data_loader.index_with(self._archive.model.vocab)
         return data_loader
 
 
+def _data_paths(data: str) -> List[Any]:
+    try:
+        paths = json.loads(f"[{data}]")
+    except ValueError:
+        paths = []
+    # A name may look like a number.
+    is_json = paths and all(isinstance(path, (dict, str)) for path in paths)
+    return paths if is_json else data.split(",")
+
+
+def _json_of(data: str) -> Any:
+    paths = _data_paths(data)
+    return paths[0] if len(paths) == 1 else data
+
+
 def _loaded(training: FinishedTraining, cuda_device: int) -> Archive:
+    training.check_has_model()
     path = training.best_weights_file
     try:
         return load_archive(
@@ -129,4 +177,5 @@ def _loaded(training: FinishedTraining, cuda_device: int) -> Archive:
         training.best_weights()
         if isinstance(error, RuntimeError):
             raise ConfigurationError(f"the model does not load {path}: {error}") from error
-        raise
+        with explained(training.config_file):
+            raise

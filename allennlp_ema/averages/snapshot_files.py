@@ -5,20 +5,26 @@ known of its weights to combine it with others.
 
 import json
 import math
-import os
 import re
+import struct
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 from urllib.parse import quote
 
-import numpy
 import torch
 from allennlp.common.checks import ConfigurationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from torch import Tensor
 
 from allennlp_ema.averages.moving_average import MovingAverage
-from allennlp_ema.averages.specifications import Specification, specification_of
+from allennlp_ema.averages.specifications import (
+    Specification,
+    check_specification,
+    specification_of,
+)
+from allennlp_ema.averages.written_states import read_counts
+from allennlp_ema.common.documents import check_kind, check_range, entry, read_json
+from allennlp_ema.common.files import written_whole
 from allennlp_ema.shadow_weights.sharded import is_plain, memory_of
 from allennlp_ema.weighting.weighting import AveragingCounts
 
@@ -118,7 +124,7 @@ def write_snapshot(
         What a parameter is called in the model, by its name in the average.
     """
     check_writable(average)
-    values: Dict[str, numpy.ndarray] = {}
+    values: Dict[str, Tensor] = {}
     tied: Dict[str, str] = {}
     seen: Dict[object, str] = {}
     for parameter, value in average.named_averages():
@@ -128,8 +134,7 @@ def write_snapshot(
             tied[parameter] = seen[memory]
             continue
         seen[memory] = parameter
-        value = value.detach().to("cpu", torch.float32).contiguous()
-        values[parameter] = value.numpy()
+        values[parameter] = value
     description = {
         "name": name,
         "specification": specification_of(average),
@@ -143,9 +148,28 @@ def write_snapshot(
         "snapshot": json.dumps(description),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(values, str(partial), metadata=metadata)
-    os.replace(str(partial), str(path))
+    with written_whole(path) as partial:
+        _write_safetensors(partial, values, metadata)
+
+
+def _write_safetensors(path: Path, values: Dict[str, Tensor], metadata: Dict[str, str]) -> None:
+    """
+    One value at a time is copied. The library's own functions copy all of them, or leave files of
+    other names behind where they are killed, which only their owner can read.
+    """
+    header: Dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, value in values.items():
+        start, end = end, end + 4 * value.numel()
+        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    # So that the values are aligned.
+    text += b" " * (-len(text) % 8)
+    with open(str(path), "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for value in values.values():
+            on_cpu = value.detach().to("cpu", torch.float32).contiguous()
+            file.write(on_cpu.numpy().astype("<f4", copy=False).data)
 
 
 def read_snapshot(path: Path) -> Snapshot:
@@ -161,7 +185,9 @@ def read_snapshot(path: Path) -> Snapshot:
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+            slices = {key: file.get_slice(key) for key in file.keys()}
+            shapes = {key: tuple(each.get_shape()) for key, each in slices.items()}
+            dtypes = {key: each.get_dtype() for key, each in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ConfigurationError(
             f"{path} is truncated or not a safetensors file: {error}"
@@ -176,16 +202,44 @@ def read_snapshot(path: Path) -> Snapshot:
             f"{path} is a snapshot of format version {metadata.get('format_version')}, but only "
             f"{FORMAT_VERSION} can be read here"
         )
-    description = json.loads(metadata["snapshot"])
+    for key, dtype in dtypes.items():
+        if dtype != "F32":
+            raise ConfigurationError(f'{path} has "{key}" in {dtype}, but has to have it in F32')
+    return _described(path, metadata, shapes)
+
+
+def _described(path: Path, metadata: Dict[str, str], shapes: Dict[str, Any]) -> Snapshot:
+    place = f"{path}: the metadata"
+    description = read_json(place, entry(place, metadata, "snapshot", str))
+    check_kind(place, description, dict)
+    counts = read_counts(f'{place}: "counts"', entry(place, description, "counts", dict))
+    tied = entry(place, description, "tied", dict)
+    for key, other in tied.items():
+        if not (isinstance(other, str) and other in shapes):
+            raise ConfigurationError(
+                f'{place}: "tied" has {other!r:.60} for {key!r}, of which there is no average'
+            )
+    specification = entry(place, description, "specification", dict)
+    entry(f'{place}: "specification"', specification, "type", str)
+    effective_window = entry(place, description, "effective_window", float, type(None))
+    if effective_window is not None:
+        check_range(f'{place}: "effective_window"', effective_window, 0, math.inf)
     return Snapshot(
         path=path,
-        name=description["name"],
-        specification=description["specification"],
-        counts=AveragingCounts(**description["counts"]),
-        effective_window=description["effective_window"],
+        name=entry(place, description, "name", str),
+        specification=check_specification(f'{place}: "specification"', specification),
+        counts=counts,
+        effective_window=effective_window,
         shapes=shapes,
-        tied=description["tied"],
+        tied=tied,
     )
+
+
+def snapshot_values(snapshot: Snapshot) -> Iterator[Tuple[str, Tensor]]:
+    """The names and values in a snapshot, of which one at a time is in memory."""
+    with safe_open(str(snapshot.path), framework="numpy") as file:
+        for name in snapshot.shapes:
+            yield name, torch.as_tensor(file.get_tensor(name))
 
 
 def find_snapshots(directory: Path) -> List[Snapshot]:

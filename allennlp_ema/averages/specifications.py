@@ -14,6 +14,8 @@ from allennlp.common.checks import ConfigurationError
 
 from allennlp_ema.averages import BankMovingAverage
 from allennlp_ema.averages.moving_average import WEIGHTING_ALONE, MovingAverage
+from allennlp_ema.common.documents import check_kind, explained
+from allennlp_ema.common.registered_names import check_names
 from allennlp_ema.common.terminal import progress
 
 # What stands under "moving_average" in a configuration, {"type": ...}, in plain JSON values.
@@ -63,6 +65,36 @@ def build_average(specification: Specification) -> MovingAverage:
             "of its weights"
         )
     return average
+
+
+def check_specification(place: Any, given: Any) -> Specification:
+    """
+    Checks what a file says of an average. Nothing that a file names is imported, and nothing is
+    called but averages and what they take.
+
+    # Parameters
+
+    place : `Any`
+        Where it stands, for messages.
+    given : `Any`
+        As a configuration has it: an object, whose `"type"` may be left out, or the type alone.
+
+    # Returns
+
+    specification : `Specification`
+        With its `"type"`.
+
+    # Raises
+
+    `ConfigurationError` : if it is something else, or names, at whatever depth, what is neither
+        registered nor a class of the kind that is asked for, of a module that is loaded.
+    """
+    check_kind(place, given, dict, str)
+    given = {"type": given} if isinstance(given, str) else given
+    specification = {"type": MovingAverage.default_implementation, **given}
+    with explained(place):
+        check_names(MovingAverage, specification)
+    return specification
 
 
 def specification_of(average: MovingAverage) -> Specification:

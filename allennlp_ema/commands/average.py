@@ -49,8 +49,9 @@ def _explained(
     def explained(arguments: argparse.Namespace) -> None:
         try:
             run(arguments)
-        except (ConfigurationError, OSError) as error:
-            print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        except (ConfigurationError, OSError, MemoryError) as error:
+            message = f"not enough memory: {error}" if isinstance(error, MemoryError) else error
+            print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr)
             sys.exit(1)
 
     return explained

@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_can_be_written(arguments.output, arguments.force)
     if arguments.metric is not None and arguments.best is None:
         raise ConfigurationError("--metric is what --best N compares, which is not given")
+    training.check_has_model()
     paths = _chosen(training, arguments)
     weights = mean_of_checkpoints(paths)
     if arguments.files is not None:

@@ -15,10 +15,20 @@ from allennlp.models.archival import CONFIG_NAME
 from torch import Tensor
 
 from allennlp_ema.after_training.archives import PROVENANCE_NAME, WEIGHTS_NAME
-from allennlp_ema.after_training.finished_training import FinishedTraining
-from allennlp_ema.averages.moving_average import MovingAverage
-from allennlp_ema.averages.snapshot_files import read_snapshot
-from allennlp_ema.averages.specifications import Specification, build_average
+from allennlp_ema.after_training.finished_training import (
+    FinishedTraining,
+    check_config,
+    configured_average,
+)
+from allennlp_ema.after_training.finite_values import not_finite
+from allennlp_ema.averages.snapshot_files import read_snapshot, snapshot_values
+from allennlp_ema.averages.specifications import (
+    Specification,
+    build_average,
+    check_specification,
+)
+from allennlp_ema.averages.written_states import average_state, read_counts
+from allennlp_ema.common.documents import check_kind, entry, explained, read_json
 from allennlp_ema.common.terminal import in_bytes, print_table, progress
 from allennlp_ema.common.torch_files import load_dictionary
 from allennlp_ema.shadow_weights.sharded import memory_of
@@ -35,12 +45,14 @@ class Found(NamedTuple):
     num_averaged: Optional[int] = None
     effective_window: Optional[float] = None
     num_bytes: Optional[int] = None
+    not_finite: str = ""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     description = """What averages there are in a checkpoint, a snapshot, an archive, or in a
                      directory of these: their types and keys, how many updates they have seen and
-                     samples taken, their effective windows and sizes."""
+                     samples taken, their effective windows and sizes, and what in a checkpoint or a
+                     snapshot is not finite."""
     parser = commands.add_parser(
         "inspect", description=description, help="Show what averages are in a file or directory."
     )
@@ -52,8 +64,10 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     found = list(_inspect(arguments.path))
+    any_not_finite = any(each.not_finite for each in found)
     print_table(
-        ["file", "name", "average", "updates", "samples", "effective window", "size"],
+        ["file", "name", "average", "updates", "samples", "effective window", "size"]
+        + ["not finite"] * any_not_finite,
         [
             [
                 each.place,
@@ -63,6 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
                 "" if each.num_averaged is None else f"{each.num_averaged:,}",
                 _window_in_words(each),
                 "" if each.num_bytes is None else in_bytes(each.num_bytes),
+                *[each.not_finite] * any_not_finite,
             ]
             for each in found
         ],
@@ -115,6 +130,7 @@ def _snapshot(path: Path) -> Found:
         snapshot.counts.num_averaged,
         snapshot.effective_window,
         snapshot.num_bytes,
+        not_finite(snapshot_values(snapshot)),
     )
 
 
@@ -128,30 +144,40 @@ def _archive(path: Path) -> Found:
             for member in progress(archive, desc=f"reading {path.name}"):
                 file = archive.extractfile(member)
                 if file is not None and member.name in (CONFIG_NAME, PROVENANCE_NAME):
-                    documents[member.name] = json.loads(file.read())
+                    documents[member.name] = read_json(f"{path}: {member.name}", file.read())
                 elif member.name == WEIGHTS_NAME:
                     num_bytes = member.size
-    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ConfigurationError(f"{path} is truncated or not an archive: {error}") from error
     if not isinstance(documents.get(CONFIG_NAME), dict) or num_bytes is None:
         raise ConfigurationError(
             f"{path} is not the archive of a model: it has to have {WEIGHTS_NAME}, and an "
             f"object in {CONFIG_NAME}"
         )
-    provenance = documents.get(PROVENANCE_NAME)
-    if provenance is None:
-        specification = _configured(documents[CONFIG_NAME])
-        average = "none, raw weights" if specification is None else json.dumps(specification)
-        return Found(path.name, "best epoch", average, num_bytes=num_bytes)
-    if "files" in provenance:
-        files = ", ".join(provenance["files"])
-        return Found(path.name, provenance["kind"], files, num_bytes=num_bytes)
+    if PROVENANCE_NAME in documents:
+        return _provenance(path, documents[PROVENANCE_NAME], num_bytes)
+    place = f"{path}: {CONFIG_NAME}"
+    specification = configured_average(place, check_config(place, documents[CONFIG_NAME]))
+    average = "none, raw weights" if specification is None else json.dumps(specification)
+    return Found(path.name, "best epoch", average, num_bytes=num_bytes)
+
+
+def _provenance(path: Path, document: Any, num_bytes: int) -> Found:
+    place = f"{path}: {PROVENANCE_NAME}"
+    kind = entry(place, check_kind(place, document, dict), "kind", str)
+    if "files" in document:
+        files = [
+            check_kind(f'{place}: "files"', file, str)
+            for file in entry(place, document, "files", list)
+        ]
+        return Found(path.name, kind, ", ".join(files), num_bytes=num_bytes)
+    average = entry(place, document, "average", dict)
     return Found(
         path.name,
-        provenance["kind"],
-        json.dumps(provenance["average"]),
-        provenance["num_updates"],
-        effective_window=provenance["effective_window"],
+        kind,
+        json.dumps(check_specification(f'{place}: "average"', average)),
+        entry(place, document, "num_updates", int),
+        effective_window=entry(place, document, "effective_window", float),
         num_bytes=num_bytes,
     )
 
@@ -165,67 +191,75 @@ def _checkpoint(path: Path) -> Iterator[Found]:
             "",
             "a model's weights; counts are in training_state_*.th",
             num_bytes=num_bytes,
+            not_finite=not_finite(state.items()),
         )
         return
-    average = state.get("moving_average") or state["optimizer"].get("moving_average")
+    average = average_state(path, state)
     if average is None:
         yield Found(path.name, "", "none")
         return
     config = path.with_name(CONFIG_NAME)
-    configured = _configured(FinishedTraining(path.parent).config) if config.is_file() else None
-    yield from _averages(path.name, "", average, configured)
+    configured = None
+    if config.is_file():
+        configured = configured_average(config, FinishedTraining(path.parent).config)
+    yield from _averages(path, "", average, configured)
 
 
 def _averages(
-    place: str, name: str, state: Dict[str, Any], configured: Optional[Specification]
+    path: Path, name: str, state: Dict[str, Any], configured: Optional[Specification]
 ) -> Iterator[Found]:
-    """Those in the state of a moving average."""
+    """Those in the checked state of a moving average."""
     if "version" not in state:
-        whose = "AllenNLP's own, exponential" if "shadows" in state else "of unknown type"
-        yield Found(place, name, whose, num_bytes=_num_bytes(state.get("shadows", state)))
+        shadows = state.get("shadows")
+        whose = "of unknown type" if shadows is None else "AllenNLP's own, exponential"
+        yield Found(
+            path.name,
+            name,
+            whose,
+            num_bytes=_num_bytes(state if shadows is None else shadows),
+            not_finite=not_finite((shadows if isinstance(shadows, dict) else state).items()),
+        )
     elif "counts" not in state:
         for key, member in state["averages"].items():
-            inner = None
-            if configured is not None and key in configured.get("averages", {}):
-                shared = {
-                    k: v for k, v in configured.items() if k not in ("type", "active", "averages")
-                }
-                inner = {**shared, **_specification(configured["averages"][key])}
-            yield from _averages(place, f"{name}.{key}" if name else key, member, inner)
+            inner = _configured_member(path, configured, key)
+            yield from _averages(path, f"{name}.{key}" if name else key, member, inner)
     else:
-        counts = AveragingCounts(**state["counts"])
-        specification = {**(configured or {"type": state["type"]}), **state["settings"]}
+        place = f"{path}: the state of the average"
+        counts = read_counts(place, state["counts"])
+        specification = check_specification(
+            place, {**(configured or {"type": state["type"]}), **state["settings"]}
+        )
+        values = [*state["averages"].items()]
+        for sample in state.get("samples") or []:
+            values += sample.items()
         yield Found(
-            place,
+            path.name,
             name,
             json.dumps(specification),
             counts.num_updates,
             counts.num_averaged,
             None if configured is None else _effective_window(specification, counts),
-            _num_bytes([state["averages"], *state.get("samples", [])]),
+            _num_bytes([value for _, value in values]),
+            not_finite(values),
         )
+
+
+def _configured_member(
+    path: Path, configured: Optional[Specification], key: str
+) -> Optional[Specification]:
+    """What the configuration of a bank says of one of its averages, if it does."""
+    members = (configured or {}).get("averages")
+    if configured is None or not isinstance(members, dict) or key not in members:
+        return None
+    shared = {k: v for k, v in configured.items() if k not in ("type", "active", "averages")}
+    return {**shared, **check_specification(f'{path}: "{key}"', members[key])}
 
 
 def _effective_window(specification: Specification, counts: AveragingCounts) -> Optional[float]:
     # One that was written elsewhere may not be there to be asked.
-    with contextlib.suppress(ConfigurationError):
+    with contextlib.suppress(ConfigurationError), explained(specification["type"]):
         return build_average(specification).weighting.effective_window(counts)
     return None
-
-
-def _configured(config: Dict[str, Any]) -> Optional[Specification]:
-    """The average that a training was configured with, as the trainer's or as the optimizer's."""
-    trainer = config.get("trainer", {})
-    average = trainer.get("moving_average")
-    if average is None and isinstance(trainer.get("optimizer"), dict):
-        average = trainer["optimizer"].get("moving_average")
-    return None if average is None else _specification(average)
-
-
-def _specification(average: Any) -> Specification:
-    """As an object, where a configuration may have the name alone, or leave it out."""
-    given = {"type": average} if isinstance(average, str) else average
-    return {"type": MovingAverage.default_implementation, **given}
 
 
 def _num_bytes(state: Any) -> int:

@@ -7,7 +7,7 @@ import argparse
 import json
 import logging
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy
 from allennlp.common.checks import ConfigurationError
@@ -15,6 +15,8 @@ from allennlp.data import DataLoader
 
 from allennlp_ema.after_training.archives import check_can_be_written, write_archive
 from allennlp_ema.after_training.finished_training import FinishedTraining
+from allennlp_ema.after_training.finite_values import InfiniteConstants
+from allennlp_ema.after_training.metrics import SignedMetric, chosen_metric
 from allennlp_ema.after_training.snapshot_synthesis import SnapshotSynthesis
 from allennlp_ema.after_training.trained_model import TrainedModel
 from allennlp_ema.averages.specifications import (
@@ -53,11 +55,17 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser.add_argument(
         "serialization_dir", type=Path, help="the directory of the training, with its snapshots"
     )
-    parser.add_argument("data", metavar="DATA", help="what to evaluate on")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="what to evaluate on, as `allennlp evaluate` takes it: a file, several with commas "
+        "between them, or JSON for a reader that needs it",
+    )
     parser.add_argument(
         "--metric",
-        help="what the best has most of, as in --metric +accuracy, or least, as in --metric=-loss "
-        '(else the "validation_metric" of the training)',
+        action="append",
+        help="what the best has most of, as in --metric +accuracy, or least, as in --metric=-loss; "
+        'given several times, their sum (else the "validation_metric" of the training)',
     )
     parser.add_argument("--type", default="power_function", metavar="TYPE", help="of the averages")
     parser.add_argument(
@@ -99,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     for path in (values_file, picture, archive):
         check_can_be_written(path, arguments.force)
-    metric = _metric(arguments.metric, training)
+    metric = chosen_metric(arguments.metric, training)
     synthesis = SnapshotSynthesis(training.snapshots(), arguments.num_updates)
     key = arguments.key or LENGTH_KEYS.get(arguments.type, "")
     candidates = _candidates(arguments, key, synthesis)
@@ -109,12 +117,13 @@ def run(arguments: argparse.Namespace) -> None:
     model = TrainedModel(training, arguments.recalibrate, arguments.cuda_device)
     if arguments.recalibrate is None:
         warn_of_statistics(model.weights)
-    sweep = _Sweep(training, synthesis, model, model.validation_data(arguments.data), metric)
+    data = model.validation_data(arguments.data)
+    sweep = _Sweep(training, synthesis, model, data, metric)
     measurements = [*sweep.raw(), *sweep.tracked()]
     for number, (value, specification, combination) in enumerate(candidates, 1):
         print(f"{number} of {len(candidates)}: {json.dumps(specification)}", flush=True)
         measurements.append(sweep.synthesized(value, specification, combination))
-    results = SweepResults(key, metric, arguments.max_residual, measurements)
+    results = SweepResults(key, metric.names, arguments.max_residual, measurements)
 
     results.print_table()
     results.write_values(values_file)
@@ -128,17 +137,6 @@ def run(arguments: argparse.Namespace) -> None:
             training, model.weights, archive, synthesis.provenance(specification, combination)
         )
     print(f"{values_file}, {picture} and, with the best average, {archive}")
-
-
-def _metric(metric: Optional[str], training: FinishedTraining) -> str:
-    if metric is None:
-        metric = training.config.get("trainer", {}).get("validation_metric", "-loss")
-    if not isinstance(metric, str) or metric[:1] not in ("+", "-"):
-        raise ConfigurationError(
-            f"--metric is {metric!r}, but has to be the name of a metric after a + if more of it "
-            "is better, or else after a -: --metric +accuracy, --metric=-loss"
-        )
-    return metric
 
 
 def _candidates(
@@ -182,8 +180,8 @@ class _Sweep:
         training: FinishedTraining,
         synthesis: SnapshotSynthesis,
         model: TrainedModel,
-        data: DataLoader,
-        metric: str,
+        data: Dict[str, DataLoader],
+        metric: SignedMetric,
     ) -> None:
         self._training = training
         self._synthesis = synthesis
@@ -195,6 +193,7 @@ class _Sweep:
     def raw(self) -> Iterator[Measurement]:
         try:
             raw = self._training.raw_weights()
+            InfiniteConstants().check_state(raw.path, raw.weights)
         except ConfigurationError as error:
             logger.warning("There are no raw weights to compare with: %s", error)
             return
@@ -240,13 +239,6 @@ class _Sweep:
 
     def _metrics(self) -> Dict[str, Any]:
         metrics = self._model.evaluate(self._data)
-        if self._metric[1:] not in metrics:
-            raise ConfigurationError(
-                f"--metric is {self._metric!r}, but the model has {', '.join(sorted(metrics))}"
-            )
-        value = metrics[self._metric[1:]]
-        if not isinstance(value, (int, float)):
-            raise ConfigurationError(
-                f"--metric is {self._metric!r}, which is {value!r}, but has to be a single number"
-            )
+        # Whether they have what is wanted is known after the first.
+        self._metric.value(metrics, "the model")
         return metrics

@@ -6,12 +6,13 @@ import csv
 import io
 import itertools
 import math
-import os
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
 
 from allennlp.common.checks import ConfigurationError
 
+from allennlp_ema.after_training.metrics import SignedMetric
+from allennlp_ema.common.files import written_whole
 from allennlp_ema.common.terminal import print_table
 
 SYNTHESIZED, TRACKED, RAW = "synthesized", "in training", "raw"
@@ -51,18 +52,26 @@ class SweepResults:
 
     key : `str`
         Which the sweep goes along.
-    metric : `str`
-        With a `+` or `-` before it, as in `"validation_metric"`.
+    metric : `Union[str, List[str]]`
+        With a `+` or `-` before it, or several of these, as in `"validation_metric"`.
     max_residual : `float`
         What is above it is not what it says, and so never the best.
     measurements : `Sequence[Measurement]`
     """
 
     def __init__(
-        self, key: str, metric: str, max_residual: float, measurements: Sequence[Measurement]
+        self,
+        key: str,
+        metric: Union[str, List[str]],
+        max_residual: float,
+        measurements: Sequence[Measurement],
     ) -> None:
         self._key = key
-        self._sign, self._metric = (1.0 if metric[0] == "+" else -1.0), metric[1:]
+        self._metric = SignedMetric(metric)
+        # One metric is shown as the model has it, several as their sum.
+        is_single, first = len(self._metric.names) == 1, self._metric.names[0]
+        self._name = first[1:] if is_single else str(self._metric)
+        self._sign = -1.0 if is_single and first[0] == "-" else 1.0
         self._max_residual = max_residual
         self._measurements = measurements
         self._synthesized = [m for m in measurements if m.kind == SYNTHESIZED]
@@ -78,27 +87,25 @@ class SweepResults:
         """
         # Whichever stands first is the greatest where NaN is compared.
         reached = [
-            m
-            for m in self._synthesized
-            if self._is_reached(m) and not math.isnan(self._metric_of(m))
+            m for m in self._synthesized if self._is_reached(m) and not math.isnan(self._shown(m))
         ]
         if not reached:
             raise ConfigurationError(
-                f'"{self._metric}" is NaN for every average with a residual within '
+                f'"{self._name}" is NaN for every average with a residual within '
                 f"{self._max_residual:g}, but has to be a number for one to be the best"
             )
-        return max(reached, key=lambda measurement: self._sign * self._metric_of(measurement))
+        return max(reached, key=lambda measurement: self._sign * self._shown(measurement))
 
     def _is_reached(self, measurement: Measurement) -> bool:
         return (measurement.residual or 0.0) <= self._max_residual
 
-    def _metric_of(self, measurement: Measurement) -> float:
-        return measurement.metrics[self._metric]
+    def _shown(self, measurement: Measurement) -> float:
+        return self._sign * self._metric.value(measurement.metrics, measurement.name)
 
     def print_table(self) -> None:
         print_table(
             ["average", self._key, "effective window", "residual", "noise amplification"]
-            + [self._metric, ""],
+            + [self._name, ""],
             [
                 [
                     measurement.name,
@@ -106,7 +113,7 @@ class SweepResults:
                     _in_words(measurement.effective_window, ",.1f"),
                     _in_words(measurement.residual, ".4f"),
                     _in_words(measurement.noise_amplification, ".2f"),
-                    f"{self._metric_of(measurement):.4f}",
+                    f"{self._shown(measurement):.4f}",
                     self._remark(measurement),
                 ]
                 for measurement in self._measurements
@@ -135,9 +142,8 @@ class SweepResults:
             writer.writerow(
                 [getattr(m, column) for column in columns] + [m.metrics[name] for name in metrics]
             )
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(str(partial), str(path))
+        with written_whole(path) as partial:
+            partial.write_text(text.getvalue(), encoding="utf-8")
 
     def draw(self, path: Path) -> None:
         """Draws the metric against the averaging length, whole or not at all."""
@@ -156,10 +162,10 @@ class SweepResults:
         colors = itertools.cycle(["tab:orange", "tab:green", "tab:purple", "tab:brown"])
         for m in self._measurements:
             if m.kind == RAW:
-                axes.axhline(self._metric_of(m), color="tab:gray", linestyle="--", label=m.name)
+                axes.axhline(self._shown(m), color="tab:gray", linestyle="--", label=m.name)
             elif m.kind == TRACKED:
                 color = next(colors)
-                axes.axhline(self._metric_of(m), color=color, linestyle=":")
+                axes.axhline(self._shown(m), color=color, linestyle=":")
                 self._plot(axes, [m], "s:", color=color, label=m.name)
         self._plot(
             axes,
@@ -168,14 +174,14 @@ class SweepResults:
             markersize=16,
             color="tab:red",
             zorder=3,
-            label=f"best: {self._key} {self.best.value:.4g}, {self._metric_of(self.best):.4f}",
+            label=f"best: {self._key} {self.best.value:.4g}, {self._shown(self.best):.4f}",
         )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("averaging length: effective window (updates)")
-        axes.set_ylabel(f"{self._metric} ({'higher' if self._sign > 0 else 'lower'} is better)")
+        axes.set_ylabel(f"{self._name} ({'higher' if self._sign > 0 else 'lower'} is better)")
         axes.grid(alpha=0.3)
         figure.legend(loc="outside lower center", ncol=2)
         labelled = self._synthesized[:: math.ceil(len(self._synthesized) / _MOST_LABELS)]
@@ -185,14 +191,13 @@ class SweepResults:
             [m.effective_window for m in labelled], labels=[f"{m.value:.3g}" for m in labelled]
         )
         top.xaxis.set_minor_locator(NullLocator())
-        partial = path.with_name(path.name + ".partial")
-        figure.savefig(str(partial), format="png", dpi=120)
-        os.replace(str(partial), str(path))
+        with written_whole(path) as partial:
+            figure.savefig(str(partial), format="png", dpi=120)
 
     def _plot(self, axes: Any, measurements: Sequence[Measurement], style: str, **how: Any) -> None:
         axes.plot(
             [m.effective_window for m in measurements],
-            [self._metric_of(m) for m in measurements],
+            [self._shown(m) for m in measurements],
             style,
             **how,
         )

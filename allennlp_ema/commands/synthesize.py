@@ -86,6 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_can_be_written(arguments.output, arguments.force)
     wanted = build_average(arguments.average)
     synthesis = SnapshotSynthesis(training.snapshots(), arguments.num_updates)
+    training.check_has_model()
     combination = synthesis.solve(wanted.weighting)
     num_used = int(combination.coefficients.astype(bool).sum())
     print_table(

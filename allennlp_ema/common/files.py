@@ -48,6 +48,9 @@ def written_whole(path: Union[str, Path]) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
     try:
+        # What a kill has left there has the mode of another time.
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
         yield partial
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
@@ -84,27 +87,34 @@ def whole_file(path: Union[str, Path]) -> Iterator[Any]:
     file : `Iterator[BinaryIO]`
         To write to. What it cannot hold is raised when the context ends.
     """
-    with written_whole(path) as partial, _PatientFile(partial, path) as file:
-        yield file
-        file.raise_error()
+    with written_whole(path) as partial, open(partial, "wb", buffering=0) as file:
+        with patient(file, path) as writer:
+            yield writer
+
+
+@contextlib.contextmanager
+def patient(file: Any, path: Union[str, Path]) -> Iterator[Any]:
+    """
+    A context in which an open file takes all that is written, also when the disk is full. What it
+    could not hold is raised when the context ends.
+
+    # Parameters
+
+    file : `RawIOBase`
+    path : `Union[str, Path]`
+        What the file is called.
+    """
+    with _PatientFile(file, path) as writer:
+        yield writer
+        writer.raise_error()
 
 
 class _PatientFile(io.RawIOBase):
-    """Takes all that is written, also when the disk is full, to know how much that is."""
-
-    def __init__(self, partial: Path, path: Union[str, Path]) -> None:
+    def __init__(self, file: Any, path: Union[str, Path]) -> None:
+        self._file = file
         self._path = path
         self._num_bytes = 0
         self._error: Optional[OSError] = None
-        try:
-            self._file = open(partial, "wb", buffering=0)
-        except OSError as error:
-            self._error = error
-
-    def close(self) -> None:
-        if not self.closed and hasattr(self, "_file"):
-            self._file.close()
-        super().close()
 
     def raise_error(self) -> None:
         if self._error is not None:

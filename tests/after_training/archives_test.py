@@ -111,3 +111,67 @@ def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
     message = f"{path}: the directory {tmp_path} is not one to write to"
     with pytest.raises(ConfigurationError, match=message):
         check_can_be_written(path, force=True)
+
+
+def include(training: FinishedTraining, pattern: str) -> None:
+    training.config["include_in_archive"] = [pattern]
+
+
+@pytest.mark.parametrize("pattern", ["../*", "notes/../../secret", "/etc/passwd", "", "."])
+def test_what_is_not_within_the_directory_is_refused(pattern, training, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    include(training, pattern)
+    with pytest.raises(ConfigurationError, match='"include_in_archive" has '):
+        write_archive(training, WEIGHTS, tmp_path / "out" / "model.tar.gz", {})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["notes/link", "vocabulary/link", "link"])
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_links_that_lead_out_of_the_directory_are_refused_by_name(place, kind, training, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    link = training.serialization_dir / place
+    link.symlink_to(outside if kind == "directory" else outside / "secret")
+    include(training, "notes" if place != "link" else "link")
+    with pytest.raises(ConfigurationError, match=f"{place} leads out of .*, to .*outside"):
+        write_archive(training, WEIGHTS, tmp_path / "model.tar.gz", {})
+
+
+def test_of_links_within_the_directory_the_content_is_archived(training, tmp_path):
+    (training.serialization_dir / "notes" / "link").symlink_to("today.txt")
+    os.link(
+        str(training.serialization_dir / "notes" / "today.txt"),
+        str(training.serialization_dir / "notes" / "hard"),
+    )
+    write_archive(training, WEIGHTS, tmp_path / "model.tar.gz", {})
+    found = members(tmp_path / "model.tar.gz")
+    assert found["notes/link"] == found["notes/hard"] == b"notes/today.txt"
+
+
+def test_what_is_made_is_not_replaced_by_a_file_of_that_name(training, tmp_path):
+    for name in ("weights.th", "averaging.json"):
+        (training.serialization_dir / name).write_text("other")
+    include(training, "*.*")
+    write_archive(training, WEIGHTS, tmp_path / "model.tar.gz", {"kind": "test"})
+    with tarfile.open(str(tmp_path / "model.tar.gz")) as archive:
+        names = archive.getnames()
+    assert len(names) == len(set(names))
+    assert json.loads(members(tmp_path / "model.tar.gz")["averaging.json"]) == {"kind": "test"}
+
+
+def test_what_a_kill_left_is_gone(training, tmp_path):
+    (tmp_path / "model.tar.gz.partial").write_text("half")
+    write_archive(training, WEIGHTS, tmp_path / "model.tar.gz", {})
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["model.tar.gz", "run"]
+
+
+def test_the_mode_is_that_of_the_umask(training, tmp_path):
+    path = tmp_path / "model.tar.gz"
+    before = os.umask(0o027)
+    try:
+        write_archive(training, WEIGHTS, path, {})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640

@@ -1,3 +1,4 @@
+import math
 import weakref
 from pathlib import Path
 from typing import Any, Dict, List
@@ -84,6 +85,19 @@ def test_a_missing_checkpoint_is_named(tmp_path):
     paths = saved(tmp_path, {"weight": torch.zeros(2)})
     with pytest.raises(ConfigurationError, match="model_state_e9_b0.th: there is no such file"):
         mean_of_checkpoints([*paths, tmp_path / "model_state_e9_b0.th"])
+
+
+def test_a_nan_is_named_and_a_mask_is_a_constant(tmp_path):
+    states = [
+        {"mask": torch.tensor([0.0, -math.inf]), "weight": torch.tensor(value)}
+        for value in (1.0, 3.0)
+    ]
+    mean = mean_of_checkpoints(saved(tmp_path, *states))
+    assert mean["mask"].tolist() == [0.0, -math.inf] and mean["weight"] == 2.0
+    for value in (math.nan, math.inf):
+        paths = saved(tmp_path, states[0], {**states[1], "weight": torch.tensor(value)})
+        with pytest.raises(ConfigurationError, match=f'{paths[1].name}: "weight" '):
+            mean_of_checkpoints(paths)
 
 
 def test_of_the_checkpoints_one_at_a_time_is_in_memory(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,18 +125,29 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_new_one(tmp_path, monke
     path = written(tmp_path, averaged(3))
     before = path.read_bytes()
 
-    def fail(values: Any, name: str, metadata: Any) -> None:
-        Path(name).write_bytes(b"half")
+    def fail(descriptor: int) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("allennlp_ema.averages.snapshot_files.save_file", fail)
-    for num_updates in (3, 4):
-        with pytest.raises(OSError):
-            written(tmp_path, averaged(num_updates))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        for num_updates in (3, 4):
+            with pytest.raises(OSError):
+                written(tmp_path, averaged(num_updates))
     assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    # What a kill leaves is among what a recovery cleans up.
+    path.with_name(path.name + ".partial").write_bytes(b"half")
     assert [snapshot.path for snapshot in find_snapshots(tmp_path)] == [path]
-    # Half-written files are among those that a recovery cleans up.
-    assert sorted(snapshot_paths(tmp_path).values()) == [3, 3, 4]
+    assert list(snapshot_paths(tmp_path).values()) == [3, 3]
+
+
+def test_the_mode_is_that_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = written(tmp_path, averaged(3))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_other_files_are_not_taken_for_snapshots(tmp_path):

@@ -6,6 +6,8 @@ from typing import Any, List
 import pytest
 import torch
 from allennlp.training.moving_average import ExponentialMovingAverage as AllenNLPAverage
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from torch.nn import Parameter
 
 from tests.commands.synthesize_test import synthesize
@@ -127,6 +129,26 @@ def test_an_average_without_a_sample(trained, capsys):
     directory = trained("late", moving_average={"type": "uniform", "start_step": 8})
     first, last = rows(capsys, directory)[:2]
     assert first[3:6] == ["6", "0", "no sample yet"] and last[3:6] == ["12", "5", "5.0 updates"]
+
+
+def test_what_is_not_finite_is_shown(recorded, capsys, tmp_path):
+    name = "update_0000000160.long.safetensors"
+    with safe_open(str(recorded.directory / "averages" / name), framework="numpy") as file:
+        metadata = file.metadata()
+    values = load_file(str(recorded.directory / "averages" / name))
+    name_of_nan = "tag_projection_layer._module.bias"
+    values[name_of_nan][0] = float("nan")
+    save_file(values, str(tmp_path / name), metadata=metadata)
+    shutil.copy(str(recorded.directory / "training_state_e40_b0.th"), str(tmp_path))
+    found = rows(capsys, tmp_path)
+    assert [row[-1] for row in found] == ["", "", f"NaN in {name_of_nan}"]
+    path = tmp_path / "training_state_e40_b0.th"
+    state = torch.load(str(path))
+    next(iter(state["moving_average"]["averages"]["short"]["averages"].values())).fill_(
+        float("inf")
+    )
+    torch.save(state, str(path))
+    assert [row[-1].split(" ")[0] for row in rows(capsys, path)] == ["infinity", ""]
 
 
 def test_a_training_without_an_average(trained, capsys):

@@ -7,6 +7,10 @@ from typing import Any, Dict, List
 
 import pytest
 import torch
+from allennlp.common.checks import ConfigurationError
+from allennlp.training.metric_tracker import MetricTracker
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from allennlp_ema.after_training.trained_model import TrainedModel
 from allennlp_ema.weighting.decay_schedules import sigma_rel_to_gamma
@@ -160,12 +164,10 @@ def test_the_metric_is_the_one_of_the_training_unless_another_is_given(copied, c
     assert (tmp_path / "out" / "sweep.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((copied.directory / "config.json").read_text())
     assert config["trainer"]["validation_metric"] == "+accuracy"
-    config["trainer"]["validation_metric"] = ["+accuracy", "-loss"]
+    config["trainer"]["validation_metric"] = ["accuracy"]
     (copied.directory / "config.json").write_text(json.dumps(config))
     finished = sweep(capsys, copied, tmp_path / "other")
-    assert (
-        "--metric is ['+accuracy', '-loss'], but has to be the name of a metric" in finished.error
-    )
+    assert "\"validation_metric\" is ['accuracy'], but has to be the name of" in finished.error
 
 
 def test_without_raw_weights_there_is_no_line_of_them(copied, capsys, tmp_path):
@@ -276,6 +278,78 @@ def test_best_weights_that_cannot_be_loaded_are_named(copied, capsys, tmp_path):
     torch.save({"other": torch.zeros(3)}, str(path))
     finished = sweep(capsys, copied, tmp_path / "out")
     assert f"error: the model does not load {path}: Error loading state dict" in finished.error
+
+
+def test_several_metrics_are_compared_by_the_trainers_own_rule(copied, capsys, tmp_path):
+    config = json.loads((copied.directory / "config.json").read_text())
+    config["trainer"]["validation_metric"] = ["+accuracy", "-loss"]
+    (copied.directory / "config.json").write_text(json.dumps(config))
+    arguments = ["--points", "3", "--from", "0.05", "--to", "0.12"]
+    for more in ([], ["--metric", "+accuracy", "--metric=-loss"]):
+        finished = sweep(capsys, copied, tmp_path / "out", *arguments, *more, "--force")
+        assert finished.status == 0, finished.errors
+        rows = values(tmp_path / "out")
+        tracker = MetricTracker(["+accuracy", "-loss"])
+        scores = [
+            tracker.combined_score({key: float(row[key]) for key in ("accuracy", "loss")})
+            for row in rows
+        ]
+        cells = [line.split("│") for line in finished.output.splitlines() if line.startswith("│")]
+        assert "+accuracy -loss" in finished.output
+        assert [cell[-3].strip() for cell in cells] == [f"{score:.4f}" for score in scores]
+        best = max(range(3, 6), key=lambda number: scores[number])
+        assert [cell[-2].strip() == "best" for cell in cells].index(True) == best
+
+
+def test_data_are_taken_as_allennlp_evaluate_takes_them(recorded, capsys, tmp_path):
+    arguments = ["--points", "1", "--from", "0.1", "--output-dir", tmp_path, "--force"]
+
+    def measured(data: str, *more: str) -> Dict[str, str]:
+        how = [recorded.directory, data, *arguments, *more]
+        finished = allennlp(capsys, "average", "sweep", *how)
+        assert finished.status == 0, finished.errors
+        return values(tmp_path)[-1]
+
+    dev, train = DATA / "dev.tsv", DATA / "train.tsv"
+    alone = measured(str(dev), "--metric=-loss")
+    both = measured(f"{dev},{train}", "--metric=-train_loss")
+    assert (both["dev_loss"], both["dev_accuracy"]) == (alone["loss"], alone["accuracy"])
+    # Which is shuffled after the other.
+    train_loss = float(measured(json.dumps(str(train)), "--metric=-loss")["loss"])
+    assert float(both["train_loss"]) == pytest.approx(train_loss, rel=1e-2)
+
+
+def test_json_goes_to_the_reader_as_an_object(recorded, capsys, tmp_path, monkeypatch):
+    read = []
+
+    def loader(self: TrainedModel, key: str, reader: Any, path: Any) -> Any:
+        read.append((key, path))
+        raise ConfigurationError("read")
+
+    monkeypatch.setattr(TrainedModel, "_data_loader", loader)
+    data = json.dumps({"tagging": "tagging.tsv", "parsing": "parsing.tsv"})
+    for more in ([], ["--recalibrate", data]):
+        arguments = [recorded.directory, data, "--output-dir", tmp_path, *more]
+        assert allennlp(capsys, "average", "sweep", *arguments).error.endswith("read")
+    assert read == [("data_loader", json.loads(data))] * 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_poisoned_snapshot_is_refused_by_name(value, copied, capsys, tmp_path):
+    path = copied.directory / "averages" / "update_0000000320.long.safetensors"
+    with safe_open(str(path), framework="numpy") as file:
+        metadata = file.metadata()
+    poisoned = load_file(str(path))
+    name = "tag_projection_layer._module.bias"
+    poisoned[name][0] = value
+    save_file(poisoned, str(path), metadata=metadata)
+    specification = {"type": "power_function", "sigma_rel": 0.07}
+    for finished in (
+        sweep(capsys, copied, tmp_path / "out"),
+        synthesize(capsys, copied, tmp_path / "made.tar.gz", specification),
+    ):
+        assert f'long.safetensors: "{name}" ' in finished.error
+    assert not (tmp_path / "made.tar.gz").exists()
 
 
 def test_missing_data_are_named(recorded, capsys, tmp_path):

@@ -1,13 +1,18 @@
+import inspect
 import os
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from allennlp.common.checks import ConfigurationError
 
+from allennlp_ema.common import torch_files
 from allennlp_ema.common.torch_files import load_dictionary
+from tests.support.training_runs import differences
 
 
 def test_a_dictionary_comes_back(tmp_path):
@@ -45,19 +50,69 @@ def test_missing_truncated_and_foreign_files_are_named(tmp_path):
         load_dictionary(path)
 
 
-@pytest.mark.skipif(
-    tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6),
-    reason="before, torch.load takes all that can be unpickled",
-)
-@pytest.mark.parametrize("value", [Path("a"), os.system], ids=repr)
-def test_objects_that_are_not_taken_are_named(value, tmp_path):
+class Command:
+    """What runs a command where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch executed",)
+
+
+@pytest.fixture(params=["as installed", "before torch 2.6"])
+def every_version(request, monkeypatch) -> None:
+    if request.param == "before torch 2.6":
+        how: Any = {"pickle_module": torch_files._PickleOfTensors}
+        if "weights_only" in inspect.signature(torch.load).parameters:
+            how["weights_only"] = False
+        monkeypatch.setattr(torch_files, "_TENSORS_ONLY", how)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("value", [Path("a"), os.system, Command()], ids=lambda v: type(v).__name__)
+def test_objects_that_are_not_taken_are_named(value, zipped, every_version, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "state.th"
-    torch.save({"value": value}, str(path))
+    torch.save({"value": value}, str(path), _use_new_zipfile_serialization=zipped)
     with pytest.raises(ConfigurationError) as raised:
         load_dictionary(path)
     assert str(raised.value).startswith(
         f"{path} holds objects that torch.load does not take, of type p"
     )
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_programs_are_not_taken(every_version, tmp_path):
+    path = tmp_path / "state.th"
+    torch.jit.script(torch.nn.Linear(1, 1)).save(str(path))
+    with pytest.raises(ConfigurationError, match="does not take, of type torch.jit.ScriptModule"):
+        load_dictionary(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_and_plain_containers_are_taken(zipped, every_version, tmp_path):
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    optimizer.step()
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3])
+    state = {
+        "weight": weight,
+        "nested": OrderedDict(half=torch.ones(2, dtype=torch.bfloat16)),
+        "complex": torch.ones(2, dtype=torch.complex64),
+        # The cosine schedule's.
+        "rate": numpy.float64(0.5),
+        "kinds": [torch.Size([1]), torch.device("cpu"), torch.float16, {1, 2}, 1j, b"a", (1,)],
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+    }
+    path = tmp_path / "state.th"
+    torch.save(state, str(path), _use_new_zipfile_serialization=zipped)
+    assert differences(load_dictionary(path), state) == []
+
+
+def test_keys_that_are_no_names_are_refused(tmp_path):
+    torch.save({5: torch.zeros(1)}, str(tmp_path / "state.th"))
+    with pytest.raises(ConfigurationError, match="state.th holds the key 5, which is not a name"):
+        load_dictionary(tmp_path / "state.th")
 
 
 ADVICE = "Re-running `torch.load` with `weights_only` set to `False` will likely succeed"
