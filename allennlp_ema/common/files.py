@@ -48,9 +48,6 @@ def written_whole(path: Union[str, Path]) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
     try:
-        # What a kill has left there has the mode of another time.
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
         yield partial
         with open(partial, "rb") as file:
             os.fsync(file.fileno())

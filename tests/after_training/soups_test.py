@@ -11,8 +11,8 @@ from torch import Tensor
 from allennlp_ema.after_training import soups
 from allennlp_ema.after_training.soups import GreedySoup, uniform_soup
 
-# By model. The metric is the negative distance of the weight from 0.
-WEIGHTS = {"far": 9.0, "left": -1.0, "right": 2.0, "nan": math.nan}
+# By model. The metric is the negative distance of the weight from 0, and no number beyond 1,000.
+WEIGHTS = {"far": 9.0, "left": -1.0, "right": 2.0, "nan": 5e4, "poisoned": math.nan}
 
 
 class Model:
@@ -26,7 +26,8 @@ class Model:
             self.weights[name].copy_(value)
 
     def measure(self) -> float:
-        return -abs(self.weights["real"][0].item())
+        distance = abs(self.weights["real"][0].item())
+        return -distance if distance < 1000 else math.nan
 
 
 def state(name: str) -> Dict[str, Tensor]:
@@ -77,6 +78,11 @@ def test_each_is_tried_in_the_order_of_its_metric(alive):
 def test_one_that_makes_no_difference_is_kept():
     soup, alone = greedy("left", "left")
     assert [step.is_kept for step in soup.steps(alone)] == [True, True]
+
+
+def test_a_model_that_holds_a_nan_is_named():
+    with pytest.raises(ConfigurationError, match='poisoned: "real" has a NaN'):
+        greedy("left", "poisoned")
 
 
 def test_one_of_the_models_has_to_have_a_number():
