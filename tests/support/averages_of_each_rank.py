@@ -27,7 +27,7 @@ class AveragesOfEachRank(TrainerCallback):
         mock.patch.object(torch, "save", self.noted_save).start()
 
     def noted_save(self, state: Any, file: Any) -> None:
-        self.saved.append(Path(file).name)
+        self.saved.append(Path(str(file)).name)
         self.save(state, file)
 
     def on_batch(self, trainer: GradientDescentTrainer, *args: Any, **kwargs: Any) -> None:
