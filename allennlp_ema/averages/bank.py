@@ -67,6 +67,10 @@ class BankMovingAverage(MovingAverage):
         for average in self.averages.values():
             average.resolve(num_updates_per_epoch, num_epochs)
 
+    @property
+    def has_unresolved_durations(self) -> bool:
+        return any(average.has_unresolved_durations for average in self.averages.values())
+
     def epoch_ended(self, num_epochs: int) -> None:
         for average in self.averages.values():
             average.epoch_ended(num_epochs)

@@ -50,6 +50,10 @@ class TrainerContract(AllenNLPMovingAverage):
             )
         for member in self.members():
             member.check_resolved()
+        self.update_members(num_updates)
+
+    def update_members(self, num_updates: Optional[int]) -> None:
+        """The update of `apply`, which checks before whether there can be one."""
         running = [member.running for member in self.members()]
         updates = [each.weighting.next(each.counts, num_updates) for each in running]
         moves = [move for each, coming in zip(running, updates) for move in each.moves(coming)]

@@ -215,10 +215,13 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
         """
         had_durations = bool(self._durations.unresolved)
         self._durations.resolve(TrainingLength(num_updates_per_epoch, num_epochs))
-        self._take_over_durations()
-        self.weighting.is_waiting = bool(self._durations.unresolved)
         if had_durations:
-            self._log_construction()
+            self._take_over_durations()
+
+    @property
+    def has_unresolved_durations(self) -> bool:
+        """Whether `resolve` has something to do."""
+        return bool(self._durations.unresolved)
 
     def epoch_ended(self, num_epochs: int) -> None:
         """Resolves what waits for so many epochs to end, and takes the sample that is due then."""
@@ -231,11 +234,9 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
             self._durations.put("update_every", counts.num_updates)
         if ended:
             self._take_over_durations()
-            self.weighting.is_waiting = bool(self._durations.unresolved)
-            self._log_construction()
         if "update_every" in ended and not self.weighting.is_waiting:
             self.running.commit(counts.skip(counts.num_updates - 1))
-            self.apply(counts.num_updates)
+            self.update_members(counts.num_updates)
 
     def check_resolved(self) -> None:
         """
@@ -249,6 +250,9 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
     def _take_over_durations(self) -> None:
         self.weighting.start_step = self.start_step
         self.weighting.update_every = self.update_every
+        self.weighting.is_waiting = self.has_unresolved_durations
+        if not self.weighting.is_waiting:
+            self._log_construction()
 
     def members(self) -> List["MovingAverage"]:
         return [self]
@@ -320,8 +324,9 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
             self._set_settings(changeable)
 
         def load() -> None:
-            self._durations.load(state_dict.get("durations", {}))
-            self._take_over_durations()
+            if "durations" in state_dict:
+                self._durations.load(state_dict["durations"])
+                self._take_over_durations()
             load_running_average()
             self._set_settings(settings)
 

@@ -4,7 +4,7 @@ Keeps the averages as they were along the training, for averages made after it.
 
 import logging
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Union
 
 from allennlp.common.checks import ConfigurationError
 from allennlp.training import GradientDescentTrainer
@@ -20,6 +20,8 @@ from allennlp_ema.common.checks import check_integer
 from allennlp_ema.common.files import PARTIAL
 from allennlp_ema.common.from_params import ExplainedFromParams
 from allennlp_ema.training.callbacks.trainer_average import average_of, named_members
+from allennlp_ema.training.training_length import training_length
+from allennlp_ema.weighting.duration import Duration, check_updates
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +58,8 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         The trainer gives it.
     every_num_epochs : `int`, optional (default = `1`)
         Write after so many epochs.
-    every_num_updates : `int`, optional (default = `None`)
-        Write after so many updates instead.
+    every_num_updates : `Union[int, Duration]`, optional (default = `None`)
+        Write after so many updates instead, or after a duration.
     keep : `int`, optional (default = `None`)
         How many snapshots of each average to keep, the latest. `None` keeps all.
     directory : `str`, optional (default = `"averages"`)
@@ -68,7 +70,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         self,
         serialization_dir: str,
         every_num_epochs: Optional[int] = None,
-        every_num_updates: Optional[int] = None,
+        every_num_updates: Optional[Union[int, Duration]] = None,
         keep: Optional[int] = None,
         directory: str = "averages",
     ) -> None:
@@ -79,7 +81,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
                 f"{every_num_epochs!r} and {every_num_updates!r}"
             )
         if every_num_updates is not None:
-            check_integer("every_num_updates", every_num_updates, minimum=1)
+            check_updates("every_num_updates", every_num_updates, minimum=1)
         elif every_num_epochs is None:
             every_num_epochs = 1
         else:
@@ -87,7 +89,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         if keep is not None:
             check_integer("keep", keep, minimum=1)
         self.every_num_epochs = every_num_epochs
-        self.every_num_updates = every_num_updates
+        self.every_num_updates: Any = every_num_updates
         self.keep = keep
         self.directory = Path(serialization_dir) / directory
 
@@ -96,6 +98,9 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
     ) -> None:
         super().on_start(trainer, is_primary, **kwargs)
         self._average = average_of(trainer, "moving_average_snapshots")
+        if isinstance(self.every_num_updates, Duration):
+            every = self.every_num_updates.resolve("every_num_updates", training_length(trainer))
+            self.every_num_updates = max(1, round(every))
         if trainer._ddp_wrapped_model is not None and trainer._ddp_wrapped_model.is_sharded:
             raise ConfigurationError(
                 'the callback "moving_average_snapshots" cannot write the averages of a sharded '

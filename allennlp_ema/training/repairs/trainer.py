@@ -15,6 +15,7 @@ from allennlp.training.gradient_descent_trainer import GradientDescentTrainer
 from torch.nn.modules.batchnorm import _NormBase
 
 from allennlp_ema.training.replaced import replaced
+from allennlp_ema.training.training_length import training_length
 from allennlp_ema.weighting.weighting import AveragingCounts
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ def warn_that_repairs_are_left_out() -> None:
 def take_the_average_of_the_optimizer() -> None:
     """
     The trainer validates and writes `best.th` with averages only if they are its own
-    `moving_average`. With an optimizer that keeps an average both would be of raw weights.
+    `moving_average`. With an optimizer that keeps an average both would be of raw weights. And an
+    average may have durations, whose numbers of updates only the trainer knows.
     """
     trainer: Any = GradientDescentTrainer
     init = trainer.__init__
@@ -69,6 +71,9 @@ def take_the_average_of_the_optimizer() -> None:
                     "but only one of them can be swapped in: take out either"
                 )
             self._moving_average = self.optimizer.hand_over_average()
+        average = self._moving_average
+        if _is_ours(average) and average.has_unresolved_durations:
+            average.resolve(*training_length(self))
 
     trainer.__init__ = __init__
 
@@ -213,6 +218,8 @@ class _RealSteps:
 
 def count_the_batches_of_every_worker() -> None:
     """
+    Averages with durations are told when an epoch has ended, for loaders without a length.
+
     Workers with unequal numbers of batches end an epoch with the one that has the fewest. While it
     catches up with a checkpoint the trainer went through all batches of each worker, and counted
     them: the learning rate of a schedule by batches ran ahead, differently from worker to worker.
@@ -230,6 +237,11 @@ def count_the_batches_of_every_worker() -> None:
             )
             dist.all_reduce(num_batches, dist.ReduceOp.MIN)
             self._total_batches_completed = start + int(num_batches)
+        if (
+            _is_ours(self._moving_average)
+            and self._epochs_completed >= self._start_after_epochs_completed
+        ):
+            self._moving_average.epoch_ended(self._epochs_completed + 1)
         return metrics
 
     trainer._train_epoch = count_as_all_workers
