@@ -5,6 +5,7 @@ The contract with the trainer: what it and people call, over the averages that a
 import contextlib
 from typing import TYPE_CHECKING, Iterable, Iterator, List, Optional, Tuple, Union
 
+from allennlp.common.checks import ConfigurationError
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 from torch import Tensor
 
@@ -108,17 +109,28 @@ class TrainerContract(AllenNLPMovingAverage):
         """
         return self.active_member().running.weighting.effective_window(self.counts)
 
-    def assign_average_value(self) -> None:
+    def assign_average_value(
+        self, parameters: Optional[Iterable[Union[Tensor, str]]] = None
+    ) -> None:
         """
         Gives the parameters their averages. Calls nest: the parameters get their own values again
         with the last `restore`. If anything is raised, they have their own values.
 
+        # Parameters
+
+        parameters : `Iterable[Union[Tensor, str]]`, optional (default = `None`)
+            Only these, or those of these names. What goes with the averages (buffers, say) stays as
+            it is then. `None` means all.
+
         # Raises
 
-        `RuntimeError` : while another average of the same bank is assigned, or if a parameter was
-        resized. Nothing is changed then.
+        `RuntimeError` : while another average of the same bank is assigned, or to other parameters,
+        or if a parameter was resized.
+        `ConfigurationError` : if one of `parameters` is not averaged.
+        Nothing is changed then.
         """
-        self.active_member().running.assign()
+        names = None if parameters is None else {self.checked_name(each) for each in parameters}
+        self.active_member().running.assign(names)
 
     def restore(self) -> None:
         """
@@ -198,18 +210,34 @@ class TrainerContract(AllenNLPMovingAverage):
         average : `Optional[Tensor]`
             The average of a parameter, of its shape, never a copy; `None` if it is not averaged.
         """
-        name = (
-            parameter_or_name
-            if isinstance(parameter_or_name, str)
-            else self.active_member().running.shadow_weights.name_of(parameter_or_name)
-        )
+        name = self._name_of(parameter_or_name)
+        return None if name is None else dict(self.named_averages())[name]
+
+    def _name_of(self, parameter_or_name: Union[Tensor, str]) -> Optional[str]:
+        """The name under which it is averaged, `None` if it is not."""
+        shadow_weights = self.active_member().running.shadow_weights
+        if not isinstance(parameter_or_name, str):
+            return shadow_weights.name_of(parameter_or_name)
+        names = shadow_weights.names
+        if parameter_or_name in names:
+            return parameter_or_name
+        plain = {without_prefixes(name): name for name in names}
+        return plain.get(without_prefixes(parameter_or_name))
+
+    def checked_name(self, parameter_or_name: Union[Tensor, str]) -> str:
+        """
+        The name under which a parameter is averaged.
+
+        # Raises
+
+        `ConfigurationError` : if it is not.
+        """
+        name = self._name_of(parameter_or_name)
         if name is None:
-            return None
-        averages = dict(self.named_averages())
-        if name in averages:
-            return averages[name]
-        plain = {without_prefixes(key): average for key, average in averages.items()}
-        return plain.get(without_prefixes(name))
+            what = parameter_or_name
+            what = f'"{what}"' if isinstance(what, str) else f"a tensor {list(what.shape)}"
+            raise ConfigurationError(f"{what} is not averaged, so it cannot be assigned")
+        return name
 
     def named_averages(self) -> Iterable[Tuple[str, Tensor]]:
         """

@@ -21,7 +21,7 @@ class ExponentialMovingAverage(MovingAverage):
     For a number, the decay at update `n` is `min(decay, (numerator + n) / (denominator + n))` where
     `apply` is given `n`, as the trainer does, and else `decay` itself: the rule of
     `tf.train.ExponentialMovingAverage`. A number may be changed between two updates:
-    `average.decay = 0.99`.
+    `average.decay = 0.99`, or a tensor of one value, which is read when it is set.
 
     Registered as a `MovingAverage` with name "exponential", the default.
 
@@ -65,6 +65,10 @@ class ExponentialMovingAverage(MovingAverage):
 
     @decay.setter
     def decay(self, decay: Union[float, DecaySchedule]) -> None:
+        if hasattr(decay, "tolist"):
+            # Of a tensor, which is read once, so that no update asks a device for it.
+            values = decay.tolist()
+            decay = values[0] if isinstance(values, list) and len(values) == 1 else values
         if not isinstance(decay, DecaySchedule):
             decay = check_number("decay", decay, minimum=0, maximum=1)
             self._constant = ConstantDecay(decay)

@@ -345,11 +345,6 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
         """The name under which the class is registered, which a state carries."""
         return registered_name(self, AllenNLPMovingAverage)
 
-    def _to_params(self) -> Dict[str, Any]:
-        arguments = constructor_arguments(self)
-        arguments.pop("parameters", None)
-        return {"type": self.type_name, **arguments}
-
     def _weighting_in_words(self) -> str:
         keys_of_every_average = infer_constructor_params(MovingAverage)
         return ", ".join(

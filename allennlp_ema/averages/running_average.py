@@ -3,7 +3,7 @@ One average as it runs: its weighting, its counts and its shadow weights, swappe
 with them.
 """
 
-from typing import Any, Callable, Dict, Iterable, List, Tuple
+from typing import Any, Callable, Collection, Dict, Iterable, List, Optional, Tuple
 
 from allennlp.common.checks import ConfigurationError
 from torch import Tensor
@@ -48,6 +48,8 @@ class RunningAverage:
         self._occupancy = _Occupancy()
         self.attachments: List[Attachment] = []
         self._followers: Dict[str, List[ShadowWeights]] = {}
+        # Of the parameters that hold their averages, if not all do.
+        self.assigned_names: Optional[Collection[str]] = None
         # Those that have been told that the averages are assigned.
         self._swapped: List[Attachment] = []
         # Of attachments that were not there when a state was loaded.
@@ -88,21 +90,30 @@ class RunningAverage:
         if state is not None:
             self.load_attachment(attachment.name, state)
 
-    def assign(self) -> None:
-        """Whole or undone, whatever is raised."""
+    def assign(self, names: Optional[Collection[str]] = None) -> None:
+        """
+        Of the parameters of these names alone, without attachments, or of all. Whole or undone,
+        whatever is raised.
+        """
         if self._occupancy.holder not in (None, self):
             raise RuntimeError(
                 "the parameters hold the values of another average of the bank at present: call "
                 "its restore() before this assign_average_value()"
             )
         if self.num_assigned:
+            if names != self.assigned_names:
+                raise RuntimeError(
+                    "averages are assigned at present to other parameters than these: call "
+                    "restore() before this assign_average_value()"
+                )
             self.num_assigned += 1
             return
         self.refresh()
         try:
             self._occupancy.holder = self
-            self.shadow_weights.assign()
-            for attachment in self.attachments:
+            self.assigned_names = names
+            self.shadow_weights.assign(names)
+            for attachment in self.attachments if names is None else []:
                 self._swapped.append(attachment)
                 attachment.assign(self.average)
             self.num_assigned = 1

@@ -52,6 +52,10 @@ class ExplainedFromParams(FromParams):
                 f"{cls.__name__} cannot be built from {given}: {'; '.join(causes)}"
             ) from error
 
+    def _to_params(self) -> Dict[str, Any]:
+        base = next(cls for cls in type(self).__mro__ if cls in Registrable._registry)
+        return {"type": registered_name(self, base), **constructor_arguments(self)}
+
 
 def _check_keys(cls: Type[FromParams], given: Dict[str, Any], extras: Dict[str, Any]) -> None:
     known = {
@@ -83,16 +87,22 @@ def _causes(error: BaseException) -> List[str]:
     return causes
 
 
+# What the trainer gives, and a configuration does not have.
+_GIVEN_BY_TRAINER = ("parameters", "model_parameters", "serialization_dir")
+
+
 def constructor_arguments(instance: Any) -> Dict[str, Any]:
     """
-    The constructor arguments of `instance` that differ from their defaults, read from the
-    attributes of the same name (or with an underscore before it), which is where AllenNLP's own
+    The configured constructor arguments of `instance` that differ from their defaults, read from
+    the attributes of the same name (or with an underscore before it), which is where AllenNLP's own
     `to_params` looks.
     """
     arguments = {}
     for key, parameter in infer_constructor_params(type(instance)).items():
         value = getattr(instance, key, getattr(instance, "_" + key, parameter.default))
         if parameter.kind == parameter.VAR_KEYWORD or value is parameter.empty:
+            continue
+        if key in _GIVEN_BY_TRAINER:
             continue
         if value != parameter.default:
             arguments[key] = value

@@ -2,7 +2,18 @@
 Shadow weights: a second copy of tensors, one `lerp` towards them, one exact swap with them.
 """
 
-from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import torch
 from torch import Tensor
@@ -145,8 +156,9 @@ class ShadowWeights:
         values : `Dict[str, Tensor]`
             The parameters' own values, by name and never a copy, wherever they are at present.
         """
-        places = [p.detach() for p in self.own_values] if self._swap is None else self._swap.raw
-        return self._by_name(places)
+        if self._swap is None:
+            return self._by_name([own.detach() for own in self.own_values])
+        return self._by_name(list(map(self._swap.raw, range(len(self.shadows)))))
 
     def load(self, values: Dict[str, Tensor]) -> None:
         """Copies `values`, one for each name, to where the shadows' values are at present."""
@@ -173,10 +185,10 @@ class ShadowWeights:
         for follower, other_follower in zip(self.followers, other.followers):
             follower.lerp(other_follower, weight)
 
-    def assign(self) -> None:
+    def assign(self, names: Optional[Collection[str]] = None) -> None:
         """
-        Gives the parameters the shadows' values. If anything is raised, the parameters have their
-        own values again.
+        Gives the parameters of these names the shadows' values, or all of them with the followers.
+        If anything is raised, the parameters have their own values again.
         """
         assert self._swap is None
         self._gathering_modules.reshard(self.parameters)
@@ -184,9 +196,10 @@ class ShadowWeights:
         self.check_shapes()
         self.wait()
         try:
-            self._swap = Swap(self.own_values, self.shadows)
+            chosen = {self._index[name] for name in (self._index if names is None else names)}
+            self._swap = Swap(self.own_values, self.shadows, chosen)
             self._swap.assign()
-            for follower in self.followers:
+            for follower in self.followers if names is None else []:
                 follower.assign()
         except BaseException:
             self._restore()
@@ -221,7 +234,8 @@ class ShadowWeights:
                     shadow.copy_(self._place(index))
         self._swap = None
         for follower in self.followers:
-            follower.keep_assigned()
+            if follower.is_assigned:
+                follower.keep_assigned()
 
     def check_shapes(self) -> None:
         """

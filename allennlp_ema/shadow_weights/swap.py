@@ -2,7 +2,7 @@
 The exchange of values between parameters and shadows, whole or undone whatever is raised in it.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Set
+from typing import Any, Collection, Dict, List, Optional, Sequence, Set
 
 from torch import Tensor
 
@@ -28,43 +28,51 @@ class Swap:
     parameters : `Sequence[Tensor]`
     shadows : `Sequence[Tensor]`
         One for each parameter, of its shape.
+    chosen : `Collection[int]`
+        The positions of the parameters that take part.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], shadows: Sequence[Tensor]) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], shadows: Sequence[Tensor], chosen: Collection[int]
+    ) -> None:
         #: A copy is given its own.
         self.parameters = parameters
         self._shadows = shadows
         overlapping = _overlapping(parameters)
-        # Where the parameters' own values are while the shadows' are assigned.
-        self.raw: List[Tensor] = [
-            shadow
-            if shadow.dtype == parameter.dtype and index not in overlapping
-            else parameter.data.clone()
-            for index, (parameter, shadow) in enumerate(zip(parameters, shadows))
-        ]
+        # Where the values of the chosen parameters are while the shadows' are assigned.
+        self._raw: Dict[int, Tensor] = {
+            index: shadows[index]
+            if shadows[index].dtype == parameters[index].dtype and index not in overlapping
+            else parameters[index].data.clone()
+            for index in sorted(chosen)
+        }
         self._blocks: Optional[List[_Block]] = self._cut()
 
     def is_exchanged(self, index: int) -> bool:
         """Whether parameter and shadow `index` have changed places."""
-        return self.raw[index] is self._shadows[index]
+        return self._raw.get(index) is self._shadows[index]
+
+    def raw(self, index: int) -> Tensor:
+        """Where the own value of parameter `index` is at present."""
+        return self._raw.get(index, self.parameters[index].detach())
 
     def assign(self) -> None:
         """Gives the parameters the shadows' values."""
         # Nothing here asks for a gradient, and a context that an interrupt leaves open would last.
         for block in self._all_blocks():
             block.assign()
-        for index, (parameter, shadow) in enumerate(zip(self.parameters, self._shadows)):
+        for index in self._raw:
             if not self.is_exchanged(index):
-                parameter.data.copy_(shadow)
+                self.parameters[index].data.copy_(self._shadows[index])
 
     def restore(self) -> None:
         """Gives the parameters their own values again, bit for bit, also halfway through."""
         # From the end, so that a block that was interrupted is done with the scratch first.
         for block in reversed(self._all_blocks()):
             block.restore()
-        for index, parameter in enumerate(self.parameters):
+        for index, raw in self._raw.items():
             if not self.is_exchanged(index):
-                parameter.data.copy_(self.raw[index])
+                self.parameters[index].data.copy_(raw)
 
     def _all_blocks(self) -> List["_Block"]:
         if self._blocks is None:

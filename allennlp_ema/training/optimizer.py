@@ -2,8 +2,20 @@
 An optimizer that averages the parameters after each of its steps.
 """
 
+import copy
 import logging
-from typing import Any, Callable, ContextManager, Dict, List, Optional, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    ContextManager,
+    Dict,
+    Iterable,
+    List,
+    Optional,
+    Tuple,
+    Union,
+)
 
 import torch
 from allennlp.common import Lazy
@@ -11,9 +23,11 @@ from allennlp.common.checks import ConfigurationError
 from allennlp.training.optimizers import Optimizer
 from torch import Tensor
 
+from allennlp_ema.averages.exponential import ExponentialMovingAverage
 from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.averages.states import copied
 from allennlp_ema.common.from_params import ExplainedFromParams
+from allennlp_ema.weighting.decay_schedules import ConstantDecay
 
 logger = logging.getLogger(__name__)
 
@@ -64,25 +78,39 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         The named parameters to optimize and to average. The trainer gives them.
     optimizer : `Lazy[Optimizer]`
         The optimizer that takes the steps. From Python it may also be a `torch.optim.Optimizer`.
-    moving_average : `Lazy[MovingAverage]`
-        The average. From Python it may also be a `MovingAverage`.
+    moving_average : `Lazy[MovingAverage]`, optional (default = `None`)
+        The average. From Python it may also be a `MovingAverage`. Exactly one of `moving_average`
+        and `average_decay` is given.
+    average_decay : `float`, optional (default = `None`)
+        In its place the exponential average of this decay at every update, as
+        in `tfa.optimizers.MovingAverage(optimizer, average_decay=0.99)`.
     """
 
     def __init__(
         self,
         model_parameters: List[Tuple[str, torch.nn.Parameter]],
         optimizer: Lazy[Optimizer],
-        moving_average: Lazy[MovingAverage],
+        moving_average: Optional[Lazy[MovingAverage]] = None,
+        average_decay: Optional[float] = None,
     ) -> None:
         model_parameters = list(model_parameters)
+        if (moving_average is None) == (average_decay is None):
+            raise ConfigurationError(
+                'key "moving_average" is required, or "average_decay" in its place, but they are '
+                f"{moving_average!r} and {average_decay!r}"
+            )
         inner: Any = optimizer
+        self._optimizer_params: Optional[Dict[str, Any]] = None
         if isinstance(inner, Lazy):
+            self._optimizer_params = inner._params.as_dict(quiet=True)
             inner = inner.construct(model_parameters=model_parameters)
         if not isinstance(inner, torch.optim.Optimizer):
             raise ConfigurationError(
                 f'"optimizer" is a {type(inner).__name__}, but has to be an optimizer'
             )
         average: Any = moving_average
+        if average_decay is not None:
+            average = ExponentialMovingAverage(model_parameters, ConstantDecay(average_decay))
         if isinstance(average, Lazy):
             average = average.construct(parameters=model_parameters)
         if not isinstance(average, MovingAverage):
@@ -93,10 +121,23 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         self.optimizer: torch.optim.Optimizer = inner
         self.moving_average: MovingAverage = average
         self._averages_at_step = True
+        # How often averages were assigned when they were swapped out, and to which parameters.
         self._num_set_aside = 1
+        self._names_set_aside: Optional[Collection[str]] = None
         # The constructor of the base class would begin with groups and a state of its own. What it
         # does besides is also done where a pickled optimizer comes back.
         self.__setstate__({})
+
+    def _to_params(self) -> Dict[str, Any]:
+        if self._optimizer_params is None:
+            raise NotImplementedError(
+                "the inner optimizer was not built from a configuration, so there is none to give"
+            )
+        return {
+            "type": "moving_average",
+            "optimizer": copy.deepcopy(self._optimizer_params),
+            "moving_average": self.moving_average.to_params().params,
+        }
 
     def __getstate__(self) -> Dict[str, Any]:
         # That of the base class has the groups and the state alone.
@@ -168,11 +209,21 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
                 len(added),
             )
 
-    def assign_average_vars(self) -> None:
+    def assign_average_vars(
+        self, parameters: Optional[Iterable[Union[Tensor, str]]] = None
+    ) -> None:
         """
         Gives the parameters their averages, if they do not have them already. `swap_weights` gives
         them their own values again.
+
+        # Parameters
+
+        parameters : `Iterable[Union[Tensor, str]]`, optional (default = `None`)
+            Only these, or those of these names. `None` means all.
         """
+        if parameters is not None:
+            # Names of the same parameters each time, whatever they are given as.
+            self._names_set_aside = {self.moving_average.checked_name(each) for each in parameters}
         if not self.moving_average.is_assigned:
             self.swap_weights()
 
@@ -183,13 +234,14 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         """
         if self.moving_average.is_assigned:
             self._num_set_aside = 0
+            self._names_set_aside = self.moving_average.active_member().running.assigned_names
             while self.moving_average.is_assigned:
                 self.moving_average.restore()
                 self._num_set_aside += 1
         else:
             for _ in range(self._num_set_aside):
-                self.moving_average.assign_average_value()
-            self._num_set_aside = 1
+                self.moving_average.assign_average_value(self._names_set_aside)
+            self._num_set_aside, self._names_set_aside = 1, None
 
     def average_values(self) -> ContextManager[None]:
         """

@@ -4,7 +4,7 @@ Decay schedules: pure functions from an update count to a decay. No tensors here
 
 import math
 from numbers import Real
-from typing import Any, Dict, Optional, Union
+from typing import Any, Optional, Union
 
 import numpy
 from allennlp.common import Registrable
@@ -73,9 +73,6 @@ class DecaySchedule(ExplainedFromParams, Registrable):
                 f"{num_updates}, but a decay has to be within [0, 1]"
             )
         return decay
-
-    def _to_params(self) -> Dict[str, Any]:
-        return {"type": registered_name(self, DecaySchedule), **constructor_arguments(self)}
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{k}={v}" for k, v in constructor_arguments(self).items())

@@ -394,7 +394,8 @@ def test_hooks() -> None:
         ({"moving_average": AVERAGE}, 'key "optimizer" is required'),
         (
             {"optimizer": {"type": "adam"}, "average": AVERAGE},
-            'unknown key "average" for MovingAverageOptimizer; its keys are moving_average, optim',
+            'unknown key "average" for MovingAverageOptimizer; its keys are average_decay, '
+            "moving_average, optimizer",
         ),
         (
             {"optimizer": {"type": "adam"}, "moving_average": {"decay": 2}},

@@ -91,7 +91,8 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         self.every_num_epochs = every_num_epochs
         self.every_num_updates: Any = every_num_updates
         self.keep = keep
-        self.directory = Path(serialization_dir) / directory
+        self.directory = directory
+        self._path = Path(serialization_dir) / directory
 
     def on_start(
         self, trainer: GradientDescentTrainer, is_primary: bool = True, **kwargs: Any
@@ -109,12 +110,12 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         for _, average in named_members(self._average):
             check_writable(average)
         if is_primary:
-            for path, num_updates in snapshot_paths(self.directory).items():
+            for path, num_updates in snapshot_paths(self._path).items():
                 if num_updates > self._average.num_updates or path.suffix == PARTIAL:
                     logger.info("Removing %s, which the training has not come to", path)
                     path.unlink()
             # What safetensors leaves of a file when it is killed.
-            for temporary in self.directory.glob(".tmp*"):
+            for temporary in self._path.glob(".tmp*"):
                 temporary.unlink()
 
     def on_batch(
@@ -170,12 +171,12 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             return name if name in own_names else name[len("module.") :]
 
         for name, average in named_members(self._average):
-            path = snapshot_path(self.directory, average.num_updates, name)
+            path = snapshot_path(self._path, average.num_updates, name)
             if not path.exists():
                 write_snapshot(path, name, average, own_name)
                 logger.info('Wrote the average "%s" to %s', name, path)
         if self.keep is not None:
-            paths = snapshot_paths(self.directory)
+            paths = snapshot_paths(self._path)
             kept = sorted(set(paths.values()))[-self.keep :]
             for path, num_updates in paths.items():
                 if num_updates not in kept:
