@@ -1,3 +1,7 @@
+"""
+Several averages of the same parameters in one pass.
+"""
+
 import logging
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 

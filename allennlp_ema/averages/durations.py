@@ -3,11 +3,13 @@ The durations in the configuration of an average, and the numbers of updates tha
 """
 
 import logging
-from typing import Any, Dict, Iterable, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from allennlp.common.checks import ConfigurationError
 
+from allennlp_ema.averages.contract import TrainerContract
 from allennlp_ema.weighting.duration import Duration, TrainingLength
+from allennlp_ema.weighting.weighting import Weighting
 
 logger = logging.getLogger(__name__)
 
@@ -99,3 +101,80 @@ class Durations:
                 "resolve(num_updates_per_epoch=..., num_epochs=...) of the average first, or give "
                 "a number of updates"
             )
+
+
+class WithDurations(TrainerContract):
+    """The part of an average that waits for durations to become numbers."""
+
+    #: Those in its configuration.
+    durations: Durations
+    #: Which updates it samples, and with which weights.
+    weighting: Weighting
+    start_step: Any
+    update_every: Any
+
+    def _owners_of_durations(self) -> List[Tuple[str, Any]]:
+        """What has durations among its attributes, with what stands before their keys."""
+        return [("", self)]
+
+    def resolve(
+        self, num_updates_per_epoch: Optional[float], num_epochs: Optional[int] = None
+    ) -> None:
+        """
+        Puts numbers of updates in the place of durations. The trainer does this when it is built.
+
+        # Parameters
+
+        num_updates_per_epoch : `Optional[float]`
+            `None` if nobody knows: `start_step` and `update_every` may then be whole epochs, and
+            the average waits for `epoch_ended`.
+        num_epochs : `int`, optional (default = `None`)
+            Of the training.
+
+        # Raises
+
+        `ConfigurationError` : naming a duration for which the length is not known.
+        """
+        had_durations = bool(self.durations.unresolved)
+        self.durations.resolve(TrainingLength(num_updates_per_epoch, num_epochs))
+        if had_durations:
+            self._take_over_durations()
+
+    @property
+    def has_unresolved_durations(self) -> bool:
+        """Whether `resolve` has something to do."""
+        return bool(self.durations.unresolved)
+
+    def epoch_ended(self, num_epochs: int) -> None:
+        """Resolves what waits for so many epochs to end, and takes the sample that is due then."""
+        counts = self.counts
+        ended = self.durations.ended_with(num_epochs)
+        if "start_step" in ended:
+            # The parameters of this update are in the average already, and are no sample.
+            self.durations.put("start_step", counts.num_updates + 1)
+        if "update_every" in ended:
+            self.durations.put("update_every", counts.num_updates)
+        if ended:
+            self._take_over_durations()
+        if "update_every" in ended and not self.weighting.is_waiting:
+            self.running.commit(counts.skip(counts.num_updates - 1))
+            self.update_members(counts.num_updates)
+
+    def check_resolved(self) -> None:
+        """
+        # Raises
+
+        `ConfigurationError` : naming a duration that nobody has resolved.
+        """
+        if not self.weighting.is_waiting:
+            self.durations.check_resolved()
+
+    def _take_over_durations(self) -> None:
+        self.weighting.start_step = self.start_step
+        self.weighting.update_every = self.update_every
+        self.weighting.is_waiting = self.has_unresolved_durations
+        if not self.weighting.is_waiting:
+            self._log_construction()
+
+    def _log_construction(self) -> None:
+        raise NotImplementedError

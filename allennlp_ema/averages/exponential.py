@@ -1,3 +1,7 @@
+"""
+The exponential moving average.
+"""
+
 import logging
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 

@@ -3,7 +3,7 @@ An average as it is configured, registered and saved: the base class of all of t
 """
 
 import logging
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Union
 
 import torch
 from allennlp.common import Registrable
@@ -15,8 +15,7 @@ from allennlp_ema.averages.allennlp_state import (
     is_allennlp_state,
     prepare_load_of_allennlp_state,
 )
-from allennlp_ema.averages.contract import TrainerContract
-from allennlp_ema.averages.durations import Durations
+from allennlp_ema.averages.durations import Durations, WithDurations
 from allennlp_ema.averages.parameters import (
     NamedParameter,
     check_averageable,
@@ -32,7 +31,7 @@ from allennlp_ema.common.from_params import (
     registered_name,
 )
 from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
-from allennlp_ema.weighting.duration import Duration, TrainingLength, check_updates
+from allennlp_ema.weighting.duration import Duration, check_updates
 from allennlp_ema.weighting.weighting import Weighting
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class _NoParameters(tuple):
 WEIGHTING_ALONE = _NoParameters()
 
 
-class MovingAverage(ExplainedFromParams, TrainerContract):
+class MovingAverage(ExplainedFromParams, WithDurations):
     """
     A moving average of a model's parameters: `average += weight * (parameter - average)` after each
     update, with weights that one pure method gives. An average of one's own overrides that method:
@@ -120,7 +119,7 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
         self.sequential_update = check_choice("sequential_update", sequential_update, [True, False])
         self.include = include
         self.exclude = exclude
-        self._durations = Durations(self._owners_of_durations())
+        self.durations = Durations(self._owners_of_durations())
         self._set_up(parameters)
 
     def _set_up(self, parameters: Iterable[NamedParameter]) -> None:
@@ -130,7 +129,7 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
             named_parameters = checked_names(parameters)
             self._all_names = [name for name, _ in named_parameters]
             self.running = self._make_running_average(named_parameters)
-            if not self._durations.unresolved:
+            if not self.durations.unresolved:
                 self._log_construction()
 
     def averaging_weight(self, num_averaged: int, num_updates: Optional[int]) -> float:
@@ -191,69 +190,6 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
             overlaps=not self.sequential_update,
         )
 
-    def _owners_of_durations(self) -> List[Tuple[str, Any]]:
-        """What has durations among its attributes, with what stands before their keys."""
-        return [("", self)]
-
-    def resolve(
-        self, num_updates_per_epoch: Optional[float], num_epochs: Optional[int] = None
-    ) -> None:
-        """
-        Puts numbers of updates in the place of durations. The trainer does this when it is built.
-
-        # Parameters
-
-        num_updates_per_epoch : `Optional[float]`
-            `None` if nobody knows: `start_step` and `update_every` may then be whole epochs, and
-            the average waits for `epoch_ended`.
-        num_epochs : `int`, optional (default = `None`)
-            Of the training.
-
-        # Raises
-
-        `ConfigurationError` : naming a duration for which the length is not known.
-        """
-        had_durations = bool(self._durations.unresolved)
-        self._durations.resolve(TrainingLength(num_updates_per_epoch, num_epochs))
-        if had_durations:
-            self._take_over_durations()
-
-    @property
-    def has_unresolved_durations(self) -> bool:
-        """Whether `resolve` has something to do."""
-        return bool(self._durations.unresolved)
-
-    def epoch_ended(self, num_epochs: int) -> None:
-        """Resolves what waits for so many epochs to end, and takes the sample that is due then."""
-        counts = self.counts
-        ended = self._durations.ended_with(num_epochs)
-        if "start_step" in ended:
-            # The parameters of this update are in the average already, and are no sample.
-            self._durations.put("start_step", counts.num_updates + 1)
-        if "update_every" in ended:
-            self._durations.put("update_every", counts.num_updates)
-        if ended:
-            self._take_over_durations()
-        if "update_every" in ended and not self.weighting.is_waiting:
-            self.running.commit(counts.skip(counts.num_updates - 1))
-            self.update_members(counts.num_updates)
-
-    def check_resolved(self) -> None:
-        """
-        # Raises
-
-        `ConfigurationError` : naming a duration that nobody has resolved.
-        """
-        if not self.weighting.is_waiting:
-            self._durations.check_resolved()
-
-    def _take_over_durations(self) -> None:
-        self.weighting.start_step = self.start_step
-        self.weighting.update_every = self.update_every
-        self.weighting.is_waiting = self.has_unresolved_durations
-        if not self.weighting.is_waiting:
-            self._log_construction()
-
     def members(self) -> List["MovingAverage"]:
         return [self]
 
@@ -281,8 +217,8 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
             "settings": self._changeable_settings(),
             **self.running.state_dict(),
         }
-        if self._durations.resolved:
-            state["durations"] = dict(self._durations.resolved)
+        if self.durations.resolved:
+            state["durations"] = dict(self.durations.resolved)
         return copied(state) if copy or self.is_assigned else state
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
@@ -325,7 +261,7 @@ class MovingAverage(ExplainedFromParams, TrainerContract):
 
         def load() -> None:
             if "durations" in state_dict:
-                self._durations.load(state_dict["durations"])
+                self.durations.load(state_dict["durations"])
                 self._take_over_durations()
             load_running_average()
             self._set_settings(settings)

@@ -1,3 +1,7 @@
+"""
+Polynomial-decay averaging.
+"""
+
 from typing import Any, Iterable, Optional
 
 from allennlp_ema.averages.moving_average import MovingAverage

@@ -1,3 +1,7 @@
+"""
+The power function average.
+"""
+
 from typing import Any, Iterable, Optional
 
 from allennlp_ema.averages.moving_average import MovingAverage

@@ -1,3 +1,7 @@
+"""
+The plain mean of what was sampled.
+"""
+
 from typing import Optional
 
 from allennlp_ema.averages.moving_average import MovingAverage

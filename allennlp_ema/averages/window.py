@@ -1,3 +1,7 @@
+"""
+The mean of the last samples.
+"""
+
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 import numpy

@@ -2,7 +2,7 @@
 Kernels over lists of tensors, by torch's foreach functions where it has them.
 """
 
-from typing import List, Sequence
+from typing import Dict, FrozenSet, List, Sequence
 
 import torch
 from torch import Tensor
@@ -45,3 +45,21 @@ def lerp_with_infinities_(shadows: List[Tensor], towards: List[Tensor], weight: 
         moved = shadow.lerp(value, weight)
         mixed = shadow * (1.0 - weight) + value * weight
         shadow.copy_(moved.where(moved.isfinite(), mixed))
+
+
+def not_finite(tensors: Sequence[Tensor]) -> FrozenSet[int]:
+    """
+    The positions of tensors with a value that is not finite, or whose sum is not. Each device is
+    asked once.
+    """
+    by_device: Dict[torch.device, List[int]] = {}
+    for index, tensor in enumerate(tensors):
+        by_device.setdefault(tensor.device, []).append(index)
+    return frozenset(
+        index
+        for indices in by_device.values()
+        for index, is_finite in zip(
+            indices, torch.stack([tensors[index].sum().isfinite() for index in indices]).tolist()
+        )
+        if not is_finite
+    )

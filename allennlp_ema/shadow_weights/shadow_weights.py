@@ -18,6 +18,7 @@ from typing import (
 import torch
 from torch import Tensor
 
+from allennlp_ema.shadow_weights.kernels import not_finite
 from allennlp_ema.shadow_weights.overlap import HostPart, Overlap, can_overlap
 from allennlp_ema.shadow_weights.passes import Member, Pass, new_like
 from allennlp_ema.shadow_weights.sharded import (
@@ -263,7 +264,7 @@ class ShadowWeights:
             # It copies, whatever the values are.
             self._infinite = None
         elif weight and self._infinite is None:
-            self._infinite = _infinite(self.shadows)
+            self._infinite = not_finite(self.shadows)
         return Member(self.own_values, self.shadows, self._infinite or frozenset())
 
     def _by_name(self, places: Sequence[Tensor]) -> Dict[str, Tensor]:
@@ -337,24 +338,6 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
         pending = HostPart(current) if current.run(moved_by) else None
     for each in moved:
         each._pending = pending
-
-
-def _infinite(shadows: Sequence[Tensor]) -> FrozenSet[int]:
-    """
-    The positions of tensors with a value that is not finite, or whose sum is not. Each device is
-    asked once.
-    """
-    by_device: Dict[torch.device, List[int]] = {}
-    for index, shadow in enumerate(shadows):
-        by_device.setdefault(shadow.device, []).append(index)
-    return frozenset(
-        index
-        for indices in by_device.values()
-        for index, is_finite in zip(
-            indices, torch.stack([shadows[index].sum().isfinite() for index in indices]).tolist()
-        )
-        if not is_finite
-    )
 
 
 def _shadow_dtype(parameter: Tensor, dtype: Optional[torch.dtype]) -> torch.dtype:

@@ -1,3 +1,7 @@
+"""
+Buffers that go with averages: the callback.
+"""
+
 import itertools
 import logging
 from typing import Any, Dict

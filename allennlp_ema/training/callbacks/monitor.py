@@ -1,3 +1,7 @@
+"""
+What averaging does, epoch by epoch: the callback.
+"""
+
 import copy
 import json
 import logging

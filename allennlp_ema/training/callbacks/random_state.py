@@ -1,3 +1,7 @@
+"""
+The same run after `--recover`: the callback.
+"""
+
 import contextlib
 import functools
 import logging
