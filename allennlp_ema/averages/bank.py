@@ -66,7 +66,7 @@ class BankMovingAverage(MovingAverage):
             self._log_construction()
 
     def resolve(
-        self, num_updates_per_epoch: Optional[float], num_epochs: Optional[int] = None
+        self, num_updates_per_epoch: Optional[float], num_epochs: Optional[float] = None
     ) -> None:
         for average in self.averages.values():
             average.resolve(num_updates_per_epoch, num_epochs)

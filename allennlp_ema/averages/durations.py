@@ -118,7 +118,7 @@ class WithDurations(TrainerContract):
         return [("", self)]
 
     def resolve(
-        self, num_updates_per_epoch: Optional[float], num_epochs: Optional[int] = None
+        self, num_updates_per_epoch: Optional[float], num_epochs: Optional[float] = None
     ) -> None:
         """
         Puts numbers of updates in the place of durations. The trainer does this when it is built.
@@ -128,7 +128,7 @@ class WithDurations(TrainerContract):
         num_updates_per_epoch : `Optional[float]`
             `None` if nobody knows: `start_step` and `update_every` may then be whole epochs, and
             the average waits for `epoch_ended`.
-        num_epochs : `int`, optional (default = `None`)
+        num_epochs : `float`, optional (default = `None`)
             Of the training.
 
         # Raises
@@ -173,7 +173,8 @@ class WithDurations(TrainerContract):
         self.weighting.start_step = self.start_step
         self.weighting.update_every = self.update_every
         self.weighting.is_waiting = self.has_unresolved_durations
-        if not self.weighting.is_waiting:
+        # A weighting alone averages nothing that the log could tell of.
+        if hasattr(self, "running") and not self.weighting.is_waiting:
             self._log_construction()
 
     def _log_construction(self) -> None:

@@ -85,15 +85,18 @@ class ExponentialMovingAverage(MovingAverage):
     def averaging_weight(
         self, num_averaged: int, num_updates: Optional[int], interval: int = 1
     ) -> float:
-        if isinstance(self._decay, DecaySchedule):
-            schedule = self._decay
-        else:
-            schedule = self._constant if num_updates is None else self._warmup
+        is_without_warmup = num_updates is None and not self._has_schedule
+        schedule = self._constant if is_without_warmup else self.schedule
         return 1.0 - schedule.over(self.updates_since_start(num_averaged, num_updates), interval)
 
     def _owners_of_durations(self) -> List[Tuple[str, Any]]:
         owners = super()._owners_of_durations()
         return [*owners, ("decay.", self._decay)] if self._has_schedule else owners
+
+    @property
+    def schedule(self) -> DecaySchedule:
+        """What gives the decay of updates that are numbered, as the trainer's are."""
+        return self._decay if isinstance(self._decay, DecaySchedule) else self._warmup
 
     @property
     def _has_schedule(self) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import logging
 import math
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy
 from allennlp.common import Params
@@ -51,13 +51,38 @@ def build_average(specification: Specification) -> MovingAverage:
 
     `ConfigurationError` : if it cannot be built, is a bank, or is not one of allennlp_ema's.
     """
-    with _quietly():
-        average = MovingAverage.from_params(
-            Params(copy.deepcopy(specification)), parameters=WEIGHTING_ALONE
-        )
+    average = _constructed(specification)
     if isinstance(average, BankMovingAverage):
         raise ConfigurationError(
             f"a bank is several averages ({', '.join(average.averages)}): name one of them"
+        )
+    return average
+
+
+def build_averages(specification: Specification) -> Dict[str, MovingAverage]:
+    """
+    As `build_average`, but of a bank each of its averages.
+
+    # Returns
+
+    averages : `Dict[str, MovingAverage]`
+        By name, those of a bank in a bank by `"inner.name"`. One that is no bank has the name `""`.
+    """
+    return dict(_named("", _constructed(specification)))
+
+
+def _named(name: str, average: MovingAverage) -> Iterator[Tuple[str, MovingAverage]]:
+    if isinstance(average, BankMovingAverage):
+        for key, member in average.averages.items():
+            yield from _named(f"{name}.{key}" if name else key, member)
+    else:
+        yield name, average
+
+
+def _constructed(specification: Specification) -> MovingAverage:
+    with _quietly():
+        average = MovingAverage.from_params(
+            Params(copy.deepcopy(specification)), parameters=WEIGHTING_ALONE
         )
     if not isinstance(average, MovingAverage):
         raise ConfigurationError(

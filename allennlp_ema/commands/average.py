@@ -9,7 +9,7 @@ from typing import Callable
 from allennlp.commands.subcommand import Subcommand
 from allennlp.common.checks import ConfigurationError
 
-from allennlp_ema.commands import checkpoints, inspect, soup, sweep, synthesize
+from allennlp_ema.commands import checkpoints, inspect, show, soup, sweep, synthesize
 
 
 @Subcommand.register("average")
@@ -26,10 +26,10 @@ class Average(Subcommand):
     requires_plugins = False
 
     def add_subparser(self, parser: argparse._SubParsersAction) -> argparse.ArgumentParser:
-        description = "Make averages of weights after training."
+        description = "Make averages of weights after training, and see them before."
         subparser = parser.add_parser(self.name, description=description, help=description)
         commands = subparser.add_subparsers(title="Commands", metavar="COMMAND")
-        for command in (checkpoints, soup, synthesize, sweep, inspect):
+        for command in (show, checkpoints, soup, synthesize, sweep, inspect):
             command_parser = command.add_parser(commands)
             command_parser.add_argument(
                 "--include-package",

@@ -64,6 +64,19 @@ class DecaySchedule(ExplainedFromParams, Registrable):
             product *= self._checked(update)
         return product
 
+    def in_force_from(self, num_updates: int) -> Optional[int]:
+        """
+        # Returns
+
+        first : `Optional[int]`
+            The first update from which on the decay is what it is at `num_updates`. `None` if it is
+            another until then.
+        """
+        first = num_updates
+        while first and self(first - 1) == self(num_updates):
+            first -= 1
+        return first if first < num_updates else None
+
     def _checked(self, num_updates: int) -> float:
         decay = self(num_updates)
         # The negation also refuses a NaN.

@@ -18,11 +18,11 @@ class TrainingLength(NamedTuple):
 
     num_updates_per_epoch : `Optional[float]`
         `None` if nobody knows: a loader without a length.
-    num_epochs : `Optional[int]`
+    num_epochs : `Optional[float]`
     """
 
     num_updates_per_epoch: Optional[float]
-    num_epochs: Optional[int]
+    num_epochs: Optional[float]
 
 
 class Duration(ExplainedFromParams):

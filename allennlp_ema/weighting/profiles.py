@@ -13,7 +13,7 @@ products of all states of two averages come from one pass over their weights: th
 themselves are never written down.
 """
 
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy
 from numpy import ndarray
@@ -123,12 +123,22 @@ def profile(state: AverageState) -> ndarray:
         How much of the initial parameters and of those after each update is in the average,
         `(num_updates + 1,)`.
     """
-    values = numpy.zeros(state.num_updates + 1)
-    for coefficient, num_updates in state.weighting.terms(state.num_updates):
-        weights = state.weighting.recursion_weights(num_updates)
-        left = _left_at_end(1.0 - weights)
-        values[: num_updates + 1] += coefficient * left * numpy.append(1.0, weights)
-    return values
+    (shares,) = profiles(state.weighting, [state.num_updates])
+    return shares
+
+
+def profiles(weighting: Weighting, nums_updates: Sequence[int]) -> Iterator[ndarray]:
+    """
+    The profile of one average after each of `nums_updates`, for which its weights are made once.
+    """
+    all_weights = weighting.recursion_weights(max(nums_updates))
+    for num_updates in nums_updates:
+        values = numpy.zeros(num_updates + 1)
+        for coefficient, last in weighting.terms(num_updates):
+            weights = all_weights[:last]
+            left = _left_at_end(1.0 - weights)
+            values[: last + 1] += coefficient * left * numpy.append(1.0, weights)
+        yield values
 
 
 def expected_counts(weighting: Weighting, num_updates: Sequence[int]) -> List[AveragingCounts]:

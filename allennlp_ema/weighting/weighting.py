@@ -10,6 +10,7 @@ import numpy
 from allennlp.common.checks import ConfigurationError
 from numpy import ndarray
 
+from allennlp_ema.common.terminal import progress
 from allennlp_ema.weighting.duration import Duration
 
 Number = Union[int, float]
@@ -230,7 +231,8 @@ class Weighting:
 
     def _sample_weights(self, sampled: ndarray) -> Iterator[float]:
         counts = AveragingCounts()
-        for num_averaged, since_start in enumerate((sampled - self.start_step).tolist()):
+        since_starts = progress((sampled - self.start_step).tolist(), desc="weights", leave=False)
+        for num_averaged, since_start in enumerate(since_starts):
             weight = self._weight(num_averaged, since_start, True)
             if self.zero_debias:
                 counts = counts.sample(since_start, weight, zero_debias=True)
