@@ -4,7 +4,6 @@ From the snapshots of a run to averages that the run did not keep.
 
 import contextlib
 import json
-import math
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 import torch
@@ -17,7 +16,13 @@ from allennlp_ema.averages.snapshot_files import Snapshot
 from allennlp_ema.averages.specifications import Specification, build_average
 from allennlp_ema.common.documents import explained
 from allennlp_ema.common.terminal import progress
-from allennlp_ema.weighting.profiles import AverageState, Combination, Synthesis, expected_counts
+from allennlp_ema.weighting.profiles import (
+    AverageState,
+    Combination,
+    Synthesis,
+    are_expected,
+    expected_counts,
+)
 from allennlp_ema.weighting.weighting import Weighting
 
 
@@ -89,13 +94,7 @@ class SnapshotSynthesis:
         with explained(snapshots[-1].path):
             all_expected = expected_counts(weighting, numbers)
         for snapshot, expected in zip(snapshots, all_expected):
-            if snapshot.counts.num_averaged != expected.num_averaged or any(
-                not math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12)
-                for found, wanted in (
-                    (snapshot.counts.last_weight, expected.last_weight),
-                    (snapshot.counts.sum_of_squares, expected.sum_of_squares),
-                )
-            ):
+            if not are_expected(snapshot.counts, expected):
                 raise ConfigurationError(
                     f"{snapshot.path}: the weights in this average are not known, as they are not "
                     f"those of {json.dumps(snapshot.specification)} after {snapshot.num_updates:,} "

@@ -8,7 +8,7 @@ import json
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from allennlp.common.checks import ConfigurationError
 from allennlp.models.archival import CONFIG_NAME
@@ -26,12 +26,20 @@ from allennlp_ema.averages.specifications import (
     Specification,
     build_average,
     check_specification,
+    with_value,
 )
 from allennlp_ema.averages.written_states import average_state, read_counts
 from allennlp_ema.common.documents import check_kind, entry, explained, read_json
 from allennlp_ema.common.terminal import in_bytes, print_table, progress
 from allennlp_ema.common.torch_files import load_dictionary
 from allennlp_ema.shadow_weights.sharded import memory_of
+from allennlp_ema.weighting.equivalent_schedule import (
+    MOST_UPDATES,
+    fall_in_words,
+    learning_rate_factors,
+    updates_of_fall,
+)
+from allennlp_ema.weighting.profiles import are_expected, expected_counts, profiles
 from allennlp_ema.weighting.weighting import AveragingCounts
 
 
@@ -42,17 +50,19 @@ class Found(NamedTuple):
     name: str
     average: str
     num_updates: Optional[int] = None
-    num_averaged: Optional[int] = None
+    counts: Optional[AveragingCounts] = None
     effective_window: Optional[float] = None
     num_bytes: Optional[int] = None
     not_finite: str = ""
+    specification: Optional[Specification] = None
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     description = """What averages there are in a checkpoint, a snapshot, an archive, or in a
                      directory of these: their types and keys, how many updates they have seen and
-                     samples taken, their effective windows and sizes, and what in a checkpoint or a
-                     snapshot is not finite."""
+                     samples taken, their effective windows, over how many updates the learning rate
+                     would have had to fall for the same weights, their sizes, and what in a
+                     checkpoint or a snapshot is not finite."""
     parser = commands.add_parser(
         "inspect", description=description, help="Show what averages are in a file or directory."
     )
@@ -66,7 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
     found = list(_inspect(arguments.path))
     any_not_finite = any(each.not_finite for each in found)
     print_table(
-        ["file", "name", "average", "updates", "samples", "effective window", "size"]
+        ["file", "name", "average", "updates", "samples", "effective window"]
+        + ["as if the learning\nrate had fallen", "size"]
         + ["not finite"] * any_not_finite,
         [
             [
@@ -74,20 +85,47 @@ def run(arguments: argparse.Namespace) -> None:
                 each.name,
                 each.average,
                 "" if each.num_updates is None else f"{each.num_updates:,}",
-                "" if each.num_averaged is None else f"{each.num_averaged:,}",
+                "" if each.counts is None else f"{each.counts.num_averaged:,}",
                 _window_in_words(each),
+                "" if fall is None else fall_in_words(fall),
                 "" if each.num_bytes is None else in_bytes(each.num_bytes),
                 *[each.not_finite] * any_not_finite,
             ]
-            for each in found
+            for each, fall in zip(found, _falls(found))
         ],
     )
 
 
 def _window_in_words(found: Found) -> str:
-    if found.num_averaged == 0:
+    if found.counts is not None and not found.counts.num_averaged:
         return "no sample yet"
     return "" if found.effective_window is None else f"{found.effective_window:,.1f} updates"
+
+
+def _falls(found: Sequence[Found]) -> List[Optional[int]]:
+    """
+    Over how many updates the learning rate falls that gives each average, `None` where nobody knows
+    what is in it. Those of one specification are seen to at once.
+    """
+    groups: Dict[str, Tuple[Specification, List[int]]] = {}
+    for index, each in enumerate(found):
+        if each.specification is not None and 1 <= (each.num_updates or 0) <= MOST_UPDATES:
+            groups.setdefault(each.average, (each.specification, []))[1].append(index)
+    falls: List[Optional[int]] = [None] * len(found)
+    for specification, indices in progress(groups.values(), desc="weights of averages"):
+        numbers = sorted({found[index].num_updates or 0 for index in indices})
+        # One that was written elsewhere may not be there to be asked.
+        with contextlib.suppress(ConfigurationError), explained(specification["type"]):
+            weighting = build_average(specification).weighting
+            all_expected = expected_counts(weighting, numbers)
+            for expected, shares in zip(all_expected, profiles(weighting, numbers)):
+                fall = updates_of_fall(learning_rate_factors(shares))
+                for index in indices:
+                    counts = found[index].counts or expected
+                    is_of_this = found[index].num_updates == expected.num_updates
+                    if is_of_this and are_expected(counts, expected):
+                        falls[index] = fall
+    return falls
 
 
 def _inspect(path: Path) -> Iterator[Found]:
@@ -127,10 +165,11 @@ def _snapshot(path: Path) -> Found:
         snapshot.name,
         json.dumps(snapshot.specification),
         snapshot.num_updates,
-        snapshot.counts.num_averaged,
+        snapshot.counts,
         snapshot.effective_window,
         snapshot.num_bytes,
         not_finite(snapshot_values(snapshot)),
+        snapshot.specification,
     )
 
 
@@ -171,14 +210,17 @@ def _provenance(path: Path, document: Any, num_bytes: int) -> Found:
             for file in entry(place, document, "files", list)
         ]
         return Found(path.name, kind, ", ".join(files), num_bytes=num_bytes)
-    average = entry(place, document, "average", dict)
+    specification = check_specification(
+        f'{place}: "average"', entry(place, document, "average", dict)
+    )
     return Found(
         path.name,
         kind,
-        json.dumps(check_specification(f'{place}: "average"', average)),
+        json.dumps(specification),
         entry(place, document, "num_updates", int),
         effective_window=entry(place, document, "effective_window", float),
         num_bytes=num_bytes,
+        specification=specification,
     )
 
 
@@ -226,9 +268,12 @@ def _averages(
     else:
         place = f"{path}: the state of the average"
         counts = read_counts(place, state["counts"])
-        specification = check_specification(
-            place, {**(configured or {"type": state["type"]}), **state["settings"]}
-        )
+        specification = {**(configured or {"type": state["type"]}), **state["settings"]}
+        for key, value in (entry(place, state, "durations", dict, type(None)) or {}).items():
+            check_kind(f'{place}: "durations"', key, str)
+            check_kind(f'{place}: "{key}"', value, float)
+            specification = with_value(specification, key, value)
+        specification = check_specification(place, specification)
         values = [*state["averages"].items()]
         for sample in state.get("samples") or []:
             values += sample.items()
@@ -237,10 +282,11 @@ def _averages(
             name,
             json.dumps(specification),
             counts.num_updates,
-            counts.num_averaged,
+            counts,
             None if configured is None else _effective_window(specification, counts),
             _num_bytes([value for _, value in values]),
             not_finite(values),
+            None if configured is None else specification,
         )
 
 

@@ -25,11 +25,8 @@ from allennlp_ema.commands.average_picture import DrawnAverage, picture
 from allennlp_ema.common.documents import explained, read_json
 from allennlp_ema.common.files import written_whole
 from allennlp_ema.common.terminal import print_table, progress
-from allennlp_ema.weighting.equivalent_schedule import summary
+from allennlp_ema.weighting.equivalent_schedule import MOST_UPDATES, fall_in_words, summary
 from allennlp_ema.weighting.profiles import AverageState, profile
-
-# Beyond, a table is nothing to wait for.
-_MOST_UPDATES = 10_000_000
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -73,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     print_table(
         ["average"]
         + ["effective window", "initial value", "last tenth of updates", "mean age"]
-        + ["decay in force", "learning rate falls"],
+        + ["decay in force", "as if the learning\nrate had fallen"],
         [
             [name, *_cells(average, state, shares)]
             for (name, average), state, shares in zip(averages, states, profiles)
@@ -85,15 +82,16 @@ def run(arguments: argparse.Namespace) -> None:
             DrawnAverage(name, shares, average.update_every)
             for (name, average), shares in zip(averages, profiles)
         ]
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(arguments.output) as partial:
             partial.write_bytes(picture(drawn))
         print(arguments.output)
 
 
 def _check_range(option: str, value: int) -> None:
-    if not 1 <= value <= _MOST_UPDATES:
+    if not 1 <= value <= MOST_UPDATES:
         raise ConfigurationError(
-            f"{option} is {value}, but has to be within 1 and {_MOST_UPDATES:,}"
+            f"{option} is {value}, but has to be within 1 and {MOST_UPDATES:,}"
         )
 
 
@@ -113,10 +111,11 @@ def _read(text: str) -> Tuple[str, Specification]:
         return text, check_specification(text, read_json(text, text))
     path = Path(text)
     if path.suffix not in (".json", ".jsonnet"):
-        if text not in MovingAverage.list_available():
+        names = MovingAverage.list_available()
+        if text not in names:
             raise ConfigurationError(
-                f"{text!r} is neither an object in JSON, nor the file of a configuration (.jsonnet, "
-                f".json), nor one of {', '.join(MovingAverage.list_available())}"
+                f"{text!r} is neither an object in JSON, nor the file of a configuration "
+                f"(.jsonnet, .json), nor one of {', '.join(names)}"
             )
         return text, {"type": text}
     if not path.is_file():
@@ -129,7 +128,9 @@ def _read(text: str) -> Tuple[str, Specification]:
     return str(path), specification
 
 
-def _resolve(average: MovingAverage, num_updates: int, num_updates_per_epoch: Optional[int]) -> None:
+def _resolve(
+    average: MovingAverage, num_updates: int, num_updates_per_epoch: Optional[int]
+) -> None:
     if num_updates_per_epoch is None:
         for key, duration in average.durations.unresolved.items():
             if duration.epochs is not None:
@@ -150,7 +151,7 @@ def _cells(average: MovingAverage, state: AverageState, shares: ndarray) -> List
         f"{numbers.last_tenth_share:.2%}",
         f"{numbers.mean_age:,.1f} updates",
         _decay_in_words(average, state.num_updates),
-        f"over the last {numbers.updates_of_fall:,}",
+        fall_in_words(numbers.updates_of_fall),
     ]
 
 

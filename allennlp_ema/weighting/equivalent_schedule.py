@@ -17,7 +17,10 @@ from typing import NamedTuple, Optional
 import numpy
 from numpy import ndarray
 
-from allennlp_ema.weighting.profiles import AverageState, profile
+from allennlp_ema.weighting.profiles import AverageState
+
+#: Beyond so many it takes minutes, and gigabytes of memory, to go through all updates.
+MOST_UPDATES = 10_000_000
 
 # A rate that is below this share of the first one has begun to fall.
 _FALLEN = 0.99
@@ -74,6 +77,11 @@ def updates_of_fall(factors: ndarray) -> int:
         had been constant, and had fallen over these.
     """
     return int(numpy.count_nonzero(factors < _FALLEN * factors[:1]))
+
+
+def fall_in_words(num_updates: int) -> str:
+    """`updates_of_fall`, after "as if the learning rate had fallen"."""
+    return f"over the last {num_updates:,} updates" if num_updates else "not at all"
 
 
 def summary(state: AverageState, shares: ndarray) -> AverageSummary:

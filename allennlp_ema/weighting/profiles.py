@@ -13,6 +13,7 @@ products of all states of two averages come from one pass over their weights: th
 themselves are never written down.
 """
 
+import math
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy
@@ -161,6 +162,17 @@ def expected_counts(weighting: Weighting, num_updates: Sequence[int]) -> List[Av
         )
         for number, num_averaged, square in zip(num_updates, nums_averaged, squares)
     ]
+
+
+def are_expected(counts: AveragingCounts, expected: AveragingCounts) -> bool:
+    """Whether an average with these counts was disturbed by nothing, see `expected_counts`."""
+    return counts.num_averaged == expected.num_averaged and all(
+        math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12)
+        for found, wanted in (
+            (counts.last_weight, expected.last_weight),
+            (counts.sum_of_squares, expected.sum_of_squares),
+        )
+    )
 
 
 class _States:

@@ -19,7 +19,11 @@ def rows(capsys, path: Any) -> List[List[str]]:
     """The cells of the table."""
     finished = allennlp(capsys, "average", "inspect", path)
     assert finished.status == 0, finished.errors
-    lines = [line for line in finished.output.splitlines() if line.startswith("│")]
+    return cells(finished.output)
+
+
+def cells(output: str) -> List[List[str]]:
+    lines = [line for line in output.splitlines() if line.startswith("│")]
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
 
 

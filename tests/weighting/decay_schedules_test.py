@@ -101,6 +101,26 @@ class TestWarmupDecay:
         assert WarmupDecay(1.0, numerator=10.0).binds_from() == 0
 
 
+class TestInForceFrom:
+    @pytest.mark.parametrize(
+        "schedule, first",
+        [
+            (ConstantDecay(0.9), 0),
+            (HalfLifeDecay(8), 0),
+            (WarmupDecay(0.9), 80),
+            (WarmupDecay(0.999), None),
+            # 1 - (1 + n)^-1 is 0.75 at 3.
+            (InversePowerDecay(max_decay=0.75, power=1.0), 3),
+            (CosineDecay(num_updates=70), 70),
+            (CosineDecay(num_updates=100), None),
+            (PowerFunctionDecay(gamma=4.0), None),
+        ],
+        ids=str,
+    )
+    def test_within_100_updates(self, schedule, first):
+        assert schedule.in_force_from(100) == first
+
+
 class TestHalfLifeDecay:
     def test_after_a_half_life_half_is_left(self):
         assert HalfLifeDecay(1000).over(5000, 1000) == pytest.approx(0.5, rel=1e-12)
