@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 # Of what is not a terminal and so has no width: nothing is cut off in a file.
-_WIDTH_OF_FILES = 200
+_WIDTH_OF_FILES = 240
 
 
 def progress(*arguments: Any, **keywords: Any) -> Any:

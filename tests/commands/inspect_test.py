@@ -34,15 +34,18 @@ LONG = json.dumps({"type": "power_function", "sigma_rel": 0.1})
 def test_a_snapshot(recorded, capsys):
     path = recorded.directory / "averages" / "update_0000000160.long.safetensors"
     assert rows(capsys, path) == [
-        [path.name, "long", LONG, "160", "160", "37.8 updates", "3.7 KiB"]
+        [path.name, "long", LONG, "160", "160", "37.8 updates"]
+        + ["over the last 70 updates", "3.7 KiB"]
     ]
 
 
 def test_a_checkpoint_with_a_bank(recorded, capsys):
     name = "training_state_e40_b0.th"
     assert rows(capsys, recorded.directory / name) == [
-        [name, "short", SHORT, "320", "320", "34.6 updates", "3.7 KiB"],
-        [name, "long", LONG, "320", "320", "75.6 updates", "3.7 KiB"],
+        [name, "short", SHORT, "320", "320", "34.6 updates"]
+        + ["over the last 72 updates", "3.7 KiB"],
+        [name, "long", LONG, "320", "320", "75.6 updates"]
+        + ["over the last 140 updates", "3.7 KiB"],
     ]
 
 
@@ -59,14 +62,17 @@ def test_archives_of_a_training_of_a_synthesis_and_of_checkpoints(recorded, caps
 
     specification = {"type": "power_function", "sigma_rel": 0.07}
     synthesize(capsys, recorded, tmp_path / "made.tar.gz", specification)
-    ((name, kind, average, updates, _, window, size),) = rows(capsys, tmp_path / "made.tar.gz")
+    ((name, kind, average, updates, _, window, fall, size),) = rows(
+        capsys, tmp_path / "made.tar.gz"
+    )
     assert (name, kind, average, updates) == (
         "made.tar.gz",
         "synthesized",
         json.dumps(specification),
         "320",
     )
-    assert window == "50.1 updates"
+    # The rate at update s is 1 - ((s - 1) / 320)^(gamma + 1), and gamma + 1 is 12.245.
+    assert (window, fall) == ("50.1 updates", "over the last 100 updates")
 
     output = tmp_path / "mean.tar.gz"
     allennlp(capsys, "average", "checkpoints", recorded.directory, "-o", output, "--last", "2")
@@ -102,11 +108,12 @@ def test_the_window_of_a_window_is_known_from_its_configuration(trained, capsys)
     ((_, name, average, *rest), *_) = rows(capsys, directory / "training_state_e2_b0.th")
     assert json.loads(average) == window
     # One for the mean and three for the samples.
-    assert rest == ["12", "6", "6.0 updates", "14.6 KiB"]
+    # Of the samples at updates 8, 10 and 12, which have the rates 1, 2/3 and 1/3 up to them.
+    assert rest == ["12", "6", "6.0 updates", "over the last 4 updates", "14.6 KiB"]
     (directory / "config.json").unlink()
     ((_, name, average, *rest), *_) = rows(capsys, directory / "training_state_e2_b0.th")
     assert json.loads(average) == {"type": "window"}
-    assert rest == ["12", "6", "", "14.6 KiB"]
+    assert rest == ["12", "6", "", "", "14.6 KiB"]
 
 
 def test_the_average_of_an_optimizer_and_a_type_left_out(trained, capsys):
@@ -126,7 +133,8 @@ def test_the_average_of_an_optimizer_and_a_type_left_out(trained, capsys):
         "denominator": 1,
     }
     # (1 + d) / (1 - d) at the end of a long training.
-    assert rest == ["12", "12", "3.0 updates", "3.7 KiB"]
+    # The rate is 1 - 0.5^k with k - 1 updates to come, which is below 0.99 up to a k of 6.
+    assert rest == ["12", "12", "3.0 updates", "over the last 6 updates", "3.7 KiB"]
 
 
 def test_an_average_without_a_sample(trained, capsys):
@@ -153,6 +161,34 @@ def test_what_is_not_finite_is_shown(recorded, capsys, tmp_path):
     )
     torch.save(state, str(path))
     assert [row[-1].split(" ")[0] for row in rows(capsys, path)] == ["infinity", ""]
+
+
+def test_an_average_that_was_changed_in_training_is_not_said_to_fall(recorded, capsys, tmp_path):
+    # Its counts are those of another.
+    path = tmp_path / "update_0000000160.long.safetensors"
+    with safe_open(str(recorded.directory / "averages" / path.name), framework="numpy") as file:
+        metadata = file.metadata()
+    description = json.loads(metadata["snapshot"])
+    description["specification"]["sigma_rel"] = 0.09
+    metadata["snapshot"] = json.dumps(description)
+    values = load_file(str(recorded.directory / "averages" / path.name))
+    save_file(values, str(path), metadata=metadata)
+    ((*_, window, fall, _),) = rows(capsys, path)
+    assert (window, fall) == ("37.8 updates", "")
+
+
+def test_what_durations_came_to_is_in_what_is_shown(trained, capsys):
+    directory = trained("durations", moving_average={"type": "uniform", "start_step": 7})
+    config = json.loads((directory / "config.json").read_text())
+    config["trainer"]["moving_average"]["start_step"] = {"epochs": 1.2}
+    (directory / "config.json").write_text(json.dumps(config))
+    path = directory / "training_state_e2_b0.th"
+    state = torch.load(str(path))
+    state["moving_average"]["durations"] = {"start_step": 7}
+    torch.save(state, str(path))
+    ((_, _, found, *rest),) = rows(capsys, path)
+    assert json.loads(found) == {"type": "uniform", "start_step": 7}
+    assert rest[:4] == ["12", "6", "6.0 updates", "over the last 5 updates"]
 
 
 def test_a_training_without_an_average(trained, capsys):
@@ -185,7 +221,7 @@ def test_the_state_of_allennlps_own_average(capsys, tmp_path):
     torch.save(state, str(tmp_path / "training_state_e1_b0.th"))
     ((_, _, found, *rest),) = rows(capsys, tmp_path / "training_state_e1_b0.th")
     assert found == "AllenNLP's own, exponential"
-    assert rest == ["", "", "", "4.0 KiB"]
+    assert rest == ["", "", "", "", "4.0 KiB"]
 
 
 def test_missing_truncated_and_foreign_files_are_named(recorded, capsys, tmp_path):

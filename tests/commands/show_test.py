@@ -130,7 +130,7 @@ def test_what_is_wrong_is_said_in_one_line(average, more, message, capsys, tmp_p
         ("{", "experiment.jsonnet: RuntimeError: "),
         ("[]", "experiment.jsonnet holds [], but has to hold an object"),
         ("{}", 'has no average, no "moving_average" in its "trainer"'),
-        ('{trainer: 3}', '"trainer" is 3, but has to be an object'),
+        ("{trainer: 3}", '"trainer" is 3, but has to be an object'),
         ('{trainer: {moving_average: {type: "os.system"}}}', "os.system"),
     ],
 )

@@ -64,7 +64,9 @@ def test_a_mean_of_four_parameters():
     assert found.mean_age == pytest.approx((3 + 2 + 1 + 0) / 4)
     # At full rate up to update 7, then 3/4, 2/4 and 1/4 of it.
     assert found.updates_of_fall == 3
-    shares = profile(AverageState(build_average({"type": "window", "window_size": 4}).weighting, 10))
+    shares = profile(
+        AverageState(build_average({"type": "window", "window_size": 4}).weighting, 10)
+    )
     expected = [1.0] * 7 + [0.75, 0.5, 0.25]
     numpy.testing.assert_allclose(learning_rate_factors(shares), expected, atol=1e-15)
 
@@ -74,7 +76,7 @@ def test_a_constant_decay():
     found = numbers(50, type="exponential", decay={"type": "constant", "decay": decay})
     assert found.initial_share == pytest.approx(decay**num_updates, rel=1e-12)
     assert found.last_tenth_share == pytest.approx(1.0 - decay**5, rel=1e-12)
-    # The shares are 0.1 * 0.9^age, and 0.9^50 at the age of 50: together the sum of 0.9^1 to 0.9^50.
+    # The shares are 0.1 * 0.9^age, and 0.9^50 at the age of 50: the sum of 0.9^1 to 0.9^50.
     assert found.mean_age == pytest.approx(decay * (1.0 - decay**num_updates) / (1.0 - decay))
     squares = 0.1**2 * (1.0 - decay**100) / (1.0 - decay**2) + decay**100
     assert found.effective_window == pytest.approx(1.0 / squares, rel=1e-12)
