@@ -56,7 +56,7 @@ def picture(averages: Sequence[DrawnAverage]) -> bytes:
     # It takes its time to be imported, for which only whoever draws should have to wait.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     figure = Figure(figsize=(7.0, 5.0 + 0.2 * len(averages)), constrained_layout=True)
     FigureCanvasAgg(figure)
@@ -71,7 +71,8 @@ def picture(averages: Sequence[DrawnAverage]) -> bytes:
         greatest = max(greatest, values.max(initial=0.0))
         # Down to the axis where it begins, and at the last update.
         ends = numpy.concatenate([updates[:1], updates, updates[-1:]])
-        share_axes.plot(ends, numpy.concatenate([[0.0], values, [0.0]]), label=name, **style)
+        values = numpy.pad(values, min(1, len(values)))
+        share_axes.plot(ends, values, label=name, **style)
         factors = learning_rate_factors(shares)
         updates = _few(len(factors))
         rate_axes.plot(updates + 1, factors[updates], **style)
@@ -83,7 +84,8 @@ def picture(averages: Sequence[DrawnAverage]) -> bytes:
     rate_axes.set_ylabel("equivalent learning rate\n(share of the one trained with)")
     rate_axes.set_xlabel("update")
     rate_axes.set_xlim(0, len(averages[0].shares) - 1)
-    rate_axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    rate_axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    rate_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (share_axes, rate_axes):
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines["top"].set_visible(False)

@@ -74,6 +74,16 @@ def test_durations_are_those_of_a_training_of_this_length(capsys):
     assert json.loads(words)["decay"] == {"type": "half_life", "half_life": 15.0}
 
 
+def test_what_has_no_sample_or_none_that_counts(capsys, tmp_path):
+    constant = '{"type": "exponential", "decay": {"type": "constant", "decay": 1.0}}'
+    late = '{"type": "uniform", "start_step": 1000}'
+    found = rows(capsys, constant, late, "--num-updates", "10", "-o", tmp_path / "average.png")
+    assert [row[1:] for row in found] == [
+        ["1.0 updates", "100.00%", "0.00%", "10.0 updates", "from 1 on", "not at all"],
+        ["no sample yet", "0.00%", "100.00%", "0.0 updates", "", "not at all"],
+    ]
+
+
 def test_the_picture(config, capsys, tmp_path):
     output = tmp_path / "pictures" / "average.png"
     arguments = [config, "window", "--num-updates", "100", "--num-updates-per-epoch", "20"]
