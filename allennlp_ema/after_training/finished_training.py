@@ -19,8 +19,12 @@ from allennlp_ema.averages.written_states import average_state, check_tensors, n
 from allennlp_ema.common.documents import check_kind, check_range, entry, read_json
 from allennlp_ema.common.torch_files import load_dictionary
 from allennlp_ema.training.checkpoint_files import RAW_MODEL_STATE
+from allennlp_ema.weighting.duration import TrainingLength
 
 logger = logging.getLogger(__name__)
+
+# What a trainer makes of a configuration without "num_epochs".
+_NUM_EPOCHS = 20
 
 _MODEL_STATE = re.compile(r"model_state_e(\d+)_b(\d+)\.th")
 
@@ -89,6 +93,23 @@ class FinishedTraining:
             )
         return dict(sorted(found.items()))
 
+    def length(self) -> TrainingLength:
+        """
+        How long it is by its configuration, and by the newest checkpoint from between two epochs.
+        """
+        for (epochs, batches), model_file in reversed(list(self.checkpoints().items())):
+            if epochs and not batches:
+                path = _training_file(model_file)
+                num_updates = num_updates_of(average_state(path, load_dictionary(path)))
+                if num_updates is not None:
+                    place = f'{self.config_file}: "num_epochs"'
+                    num_epochs = self.config.get("trainer", {}).get("num_epochs", _NUM_EPOCHS)
+                    return TrainingLength(num_updates / epochs, check_kind(place, num_epochs, int))
+        raise ConfigurationError(
+            f"{self.serialization_dir} does not tell how many updates an epoch has: there is no "
+            "checkpoint of an average from the end of an epoch"
+        )
+
     def callback(self, name: str) -> Dict[str, Any]:
         """What the configuration says of the callback of this name, nothing if it has none."""
         for callback in self.config.get("trainer", {}).get("callbacks") or []:
@@ -118,7 +139,7 @@ class FinishedTraining:
     def raw_weights(self) -> RawWeights:
         """The raw weights in the newest checkpoint, whichever checkpointer wrote it."""
         model_file = list(self.checkpoints().values())[-1]
-        training_file = model_file.with_name(model_file.name.replace("model", "training", 1))
+        training_file = _training_file(model_file)
         training_state = load_dictionary(training_file)
         raw = check_tensors(
             f'{training_file}: "{RAW_MODEL_STATE}"', training_state.get(RAW_MODEL_STATE, {})
@@ -182,6 +203,11 @@ class FinishedTraining:
                 reason,
             )
         return self.best_weights_file, weights
+
+
+def _training_file(model_file: Path) -> Path:
+    """The other half of a checkpoint."""
+    return model_file.with_name(model_file.name.replace("model", "training", 1))
 
 
 def check_config(place: Any, config: Any) -> Dict[str, Any]:

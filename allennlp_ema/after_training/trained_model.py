@@ -129,7 +129,7 @@ class TrainedModel:
         config = self._archive.config
         has_own = config.get("validation_data_loader") is not None
         key = "validation_data_loader" if has_own else "data_loader"
-        paths = _data_paths(data)
+        paths = data_paths(data)
         loaders = {}
         for number, path in enumerate(paths):
             name = str(number) if isinstance(path, dict) else Path(path).stem
@@ -150,7 +150,8 @@ class TrainedModel:
         return data_loader
 
 
-def _data_paths(data: str) -> List[Any]:
+def data_paths(data: str) -> List[Any]:
+    """Those that data are given by, as `allennlp evaluate` takes them: strings or JSON objects."""
     try:
         paths = json.loads(f"[{data}]")
     except ValueError:
@@ -161,7 +162,7 @@ def _data_paths(data: str) -> List[Any]:
 
 
 def _json_of(data: str) -> Any:
-    paths = _data_paths(data)
+    paths = data_paths(data)
     return paths[0] if len(paths) == 1 else data
 
 

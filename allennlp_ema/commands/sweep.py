@@ -7,40 +7,34 @@ import argparse
 import json
 import logging
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Optional
 
 import numpy
 from allennlp.common.checks import ConfigurationError
-from allennlp.data import DataLoader
 
 from allennlp_ema.after_training.archives import check_can_be_written, write_archive
+from allennlp_ema.after_training.contents import (
+    digest_of,
+    digest_of_data,
+    digest_of_file,
+    digest_of_tensors,
+)
 from allennlp_ema.after_training.finished_training import FinishedTraining
 from allennlp_ema.after_training.finite_values import InfiniteConstants
 from allennlp_ema.after_training.metrics import SignedMetric, chosen_metric
 from allennlp_ema.after_training.snapshot_synthesis import SnapshotSynthesis
 from allennlp_ema.after_training.trained_model import TrainedModel
-from allennlp_ema.averages.specifications import (
-    LENGTH_KEYS,
-    Specification,
-    build_average,
-    spaced_values,
-    with_value,
-)
+from allennlp_ema.averages.specifications import LENGTH_KEYS
 from allennlp_ema.commands.recalibration import (
     add_recalibration_arguments,
     warn_of_statistics,
 )
-from allennlp_ema.commands.sweep_results import RAW, SYNTHESIZED, TRACKED, Measurement, SweepResults
-from allennlp_ema.common.terminal import progress
+from allennlp_ema.commands.sweep_candidates import Candidate, candidates, stops
+from allennlp_ema.commands.sweep_results import SweepResults
+from allennlp_ema.commands.sweep_values import RAW, SYNTHESIZED, TRACKED, Measurement, SweepValues
 from allennlp_ema.weighting.profiles import Combination
 
 logger = logging.getLogger(__name__)
-
-# A value of the key, the average with it, and how it is made.
-Candidate = Tuple[Any, Specification, Combination]
-
-# From where to where a power function goes: a little beyond what snapshots of 0.05 and 0.10 make.
-_SIGMA_REL = (0.02, 0.25)
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -81,9 +75,12 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser.add_argument("--points", type=int, default=12, help="how many values")
     parser.add_argument(
         "--num-updates",
-        type=int,
+        nargs="+",
+        default=[],
         metavar="N",
-        help="the averages after so many updates (else after those of the latest snapshot)",
+        help="the averages after so many updates, one after the other: numbers, "
+        "'{\"epochs\": 2}', '{\"fraction\": 0.5}' of the training, or all, which are those of the "
+        "snapshots (else after those of the latest snapshot)",
     )
     parser.add_argument(
         "--max-residual",
@@ -105,92 +102,70 @@ def run(arguments: argparse.Namespace) -> None:
     values_file, picture, archive = (
         directory / name for name in ("sweep.csv", "sweep.png", "sweep_best.tar.gz")
     )
-    for path in (values_file, picture, archive):
+    for path in (picture, archive):
         check_can_be_written(path, arguments.force)
-    metric = chosen_metric(arguments.metric, training)
-    synthesis = SnapshotSynthesis(training.snapshots(), arguments.num_updates)
+    check_can_be_written(values_file, force=True)
     key = arguments.key or LENGTH_KEYS.get(arguments.type, "")
-    candidates = _candidates(arguments, key, synthesis)
+    values = SweepValues(values_file, key, arguments.data, arguments.force)
+    metric = chosen_metric(arguments.metric, training)
+    snapshots = training.snapshots()
+    nums_updates = stops(arguments.num_updates, training, snapshots)
+    syntheses = [SnapshotSynthesis(snapshots, number) for number in nums_updates]
+    wanted = candidates(arguments, key, syntheses)
     # Not after all evaluations, which would be for nothing if it failed.
     directory.mkdir(parents=True, exist_ok=True)
 
     model = TrainedModel(training, arguments.recalibrate, arguments.cuda_device)
     if arguments.recalibrate is None:
         warn_of_statistics(model.weights)
-    data = model.validation_data(arguments.data)
-    sweep = _Sweep(training, synthesis, model, data, metric)
-    measurements = [*sweep.raw(), *sweep.tracked()]
-    for number, (value, specification, combination) in enumerate(candidates, 1):
-        print(f"{number} of {len(candidates)}: {json.dumps(specification)}", flush=True)
-        measurements.append(sweep.synthesized(value, specification, combination))
-    results = SweepResults(key, metric.names, arguments.max_residual, measurements)
+    sweep = _Sweep(training, model, arguments, metric, values)
+    sweep.measure_raw()
+    former = None
+    for number, candidate in enumerate(wanted, 1):
+        if candidate.synthesis is not former:
+            former = candidate.synthesis
+            sweep.measure_tracked(former)
+        words = f"{json.dumps(candidate.specification)} after {former.num_updates:,} updates"
+        print(f"{number} of {len(wanted)}: {words}", flush=True)
+        sweep.measure(candidate)
+    results = SweepResults(key, metric.names, arguments.max_residual, values.measurements)
 
     results.print_table()
-    results.write_values(values_file)
     results.draw(picture)
-    _, specification, combination = candidates[
-        [value for value, _, _ in candidates].index(results.best.value)
-    ]
-    sweep.put(combination)
+    best = wanted[results.index_of_best]
+    sweep.put(best.synthesis, best.combination)
     with model.recalibrated():
-        write_archive(
-            training, model.weights, archive, synthesis.provenance(specification, combination)
-        )
+        provenance = best.synthesis.provenance(best.specification, best.combination)
+        write_archive(training, model.weights, archive, provenance)
     print(f"{values_file}, {picture} and, with the best average, {archive}")
 
 
-def _candidates(
-    arguments: argparse.Namespace, key: str, synthesis: SnapshotSynthesis
-) -> List[Candidate]:
-    start, end = arguments.start, arguments.end
-    if (arguments.type, key) == ("power_function", "sigma_rel"):
-        start, end = (
-            given if given is not None else default
-            for given, default in zip((start, end), _SIGMA_REL)
-        )
-    if not key or start is None or end is None:
-        raise ConfigurationError(
-            f'for averages of type "{arguments.type}"'
-            + (f' and their "{key}", --from and --to' if key else ", --key, --from and --to")
-            + " have to be given"
-        )
-    if arguments.points < 1:
-        raise ConfigurationError(f"--points is {arguments.points}, but has to be at least 1")
-    values = spaced_values(key, start, end, arguments.points, synthesis.num_updates)
-    candidates = []
-    for value in progress(values, desc="solving for profiles"):
-        specification = with_value({"type": arguments.type}, key, value)
-        candidates.append(
-            (value, specification, synthesis.solve(build_average(specification).weighting))
-        )
-    smallest = min(combination.residual for _, _, combination in candidates)
-    if smallest > arguments.max_residual:
-        raise ConfigurationError(
-            f"from these snapshots none of these averages comes out with a residual within "
-            f"--max-residual {arguments.max_residual:g}; the smallest is {smallest:.3f}"
-        )
-    return candidates
-
-
 class _Sweep:
-    """Measures one model with one set of weights after the other."""
+    """Measures one model with one set of weights after the other, unless it is known already."""
 
     def __init__(
         self,
         training: FinishedTraining,
-        synthesis: SnapshotSynthesis,
         model: TrainedModel,
-        data: Dict[str, DataLoader],
+        arguments: argparse.Namespace,
         metric: SignedMetric,
+        values: SweepValues,
     ) -> None:
         self._training = training
-        self._synthesis = synthesis
         self._model = model
-        self._data = data
+        self._data = model.validation_data(arguments.data)
         self._metric = metric
-        self._weights = training.weights_around(synthesis.num_updates, synthesis.names)
+        self._values = values
+        # All that an evaluation depends on beside the weights.
+        self._setting = [
+            digest_of_file(training.config_file),
+            digest_of_data(arguments.data),
+            arguments.recalibrate and digest_of_data(arguments.recalibrate),
+        ]
+        self._digests: Dict[Path, str] = {}
+        self._synthesis: Optional[SnapshotSynthesis] = None
 
-    def raw(self) -> Iterator[Measurement]:
+    def measure_raw(self) -> None:
         try:
             raw = self._training.raw_weights()
             InfiniteConstants().check_state(raw.path, raw.weights)
@@ -198,47 +173,103 @@ class _Sweep:
             logger.warning("There are no raw weights to compare with: %s", error)
             return
         after = "" if raw.num_updates is None else f" after update {raw.num_updates:,}"
-        # With the statistics that were gathered for them.
-        self._model.put(raw.weights)
-        yield Measurement(RAW, f"raw weights{after}", self._metrics())
 
-    def tracked(self) -> Iterator[Measurement]:
-        """The snapshots that are as old as the averages of the sweep."""
-        for index, snapshot in enumerate(self._synthesis.snapshots):
-            if snapshot.num_updates == self._synthesis.num_updates:
-                alone = numpy.eye(len(self._synthesis.snapshots))[index]
-                self.put(Combination(alone, 0.0, snapshot.effective_window or 0.0))
-                with self._model.recalibrated():
-                    metrics = self._metrics()
-                yield Measurement(
-                    TRACKED,
-                    f'"{snapshot.name}" as taken in training',
-                    metrics,
-                    effective_window=snapshot.effective_window,
-                )
+        def evaluate() -> Dict[str, Any]:
+            # With the statistics that were gathered for them.
+            self._model.put(raw.weights)
+            return self._model.evaluate(self._data)
 
-    def synthesized(
-        self, value: Any, specification: Specification, combination: Combination
-    ) -> Measurement:
-        self.put(combination)
-        with self._model.recalibrated():
-            metrics = self._metrics()
-        return Measurement(
-            SYNTHESIZED,
-            specification["type"],
-            metrics,
-            value,
-            combination.effective_window,
-            combination.residual,
-            combination.noise_amplification,
+        self._measure(
+            Measurement(RAW, f"raw weights{after}", {}, raw.num_updates),
+            [RAW, digest_of_tensors(raw.weights)],
+            evaluate,
         )
 
-    def put(self, combination: Combination) -> None:
-        self._synthesis.copy_into(self._weights, combination)
+    def measure_tracked(self, synthesis: SnapshotSynthesis) -> None:
+        """The snapshots that are as old as the averages that are made of them."""
+        for index, snapshot in enumerate(synthesis.snapshots):
+            if snapshot.num_updates == synthesis.num_updates:
+                alone = numpy.eye(len(synthesis.snapshots))[index]
+                window = snapshot.effective_window
+                self._measure_combination(
+                    Measurement(
+                        TRACKED,
+                        f'"{snapshot.name}" as taken in training',
+                        {},
+                        snapshot.num_updates,
+                        effective_window=window,
+                    ),
+                    synthesis,
+                    Combination(alone, 0.0, window or 0.0),
+                )
+
+    def measure(self, candidate: Candidate) -> None:
+        combination = candidate.combination
+        self._measure_combination(
+            Measurement(
+                SYNTHESIZED,
+                candidate.specification["type"],
+                {},
+                candidate.synthesis.num_updates,
+                candidate.value,
+                combination.effective_window,
+                combination.residual,
+                combination.noise_amplification,
+            ),
+            candidate.synthesis,
+            combination,
+        )
+
+    def put(self, synthesis: SnapshotSynthesis, combination: Combination) -> None:
+        """Puts the combined averages into the model."""
+        self._go_to(synthesis)
+        synthesis.copy_into(self._weights, combination)
         self._model.put(self._weights)
 
-    def _metrics(self) -> Dict[str, Any]:
-        metrics = self._model.evaluate(self._data)
-        # Whether they have what is wanted is known after the first.
-        self._metric.value(metrics, "the model")
-        return metrics
+    def _measure_combination(
+        self, measurement: Measurement, synthesis: SnapshotSynthesis, combination: Combination
+    ) -> None:
+        def evaluate() -> Dict[str, Any]:
+            self.put(synthesis, combination)
+            with self._model.recalibrated():
+                return self._model.evaluate(self._data)
+
+        self._go_to(synthesis)
+        content = [
+            self._digest_of_others,
+            *[
+                [self._digest(snapshot.path), coefficient.hex()]
+                for snapshot, coefficient in zip(
+                    synthesis.snapshots, combination.coefficients.tolist()
+                )
+                if coefficient
+            ],
+        ]
+        self._measure(measurement, content, evaluate)
+
+    def _measure(
+        self, measurement: Measurement, weights: Any, evaluate: Callable[[], Dict[str, Any]]
+    ) -> None:
+        evaluation = digest_of([self._setting, weights])
+        metrics = self._values.metrics_of(evaluation)
+        if not all(name[1:] in metrics for name in self._metric.names):
+            metrics = evaluate()
+            # Whether they have what is wanted is known after the first.
+            self._metric.value(metrics, "the model")
+        self._values.add(measurement._replace(metrics=metrics, evaluation=evaluation))
+
+    def _go_to(self, synthesis: SnapshotSynthesis) -> None:
+        """Reads what goes with averages after so many updates."""
+        if synthesis is self._synthesis:
+            return
+        self._synthesis = synthesis
+        names = synthesis.names
+        self._weights = self._training.weights_around(synthesis.num_updates, names)
+        self._digest_of_others = digest_of_tensors(
+            {name: value for name, value in self._weights.items() if name not in names}
+        )
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = digest_of_file(path)
+        return self._digests[path]

@@ -1,49 +1,22 @@
 """
-What a sweep over averaging lengths measured: as a table, a file of values and a picture.
+What a sweep over averaging lengths measured: as a table, a picture, and the best of it.
 """
 
-import csv
-import io
 import itertools
 import math
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 from allennlp.common.checks import ConfigurationError
 
 from allennlp_ema.after_training.metrics import SignedMetric
+from allennlp_ema.commands.sweep_plane import Cell, draw_plane
+from allennlp_ema.commands.sweep_values import RAW, SYNTHESIZED, TRACKED, Measurement
 from allennlp_ema.common.files import written_whole
 from allennlp_ema.common.terminal import print_table
 
-SYNTHESIZED, TRACKED, RAW = "synthesized", "in training", "raw"
-
 # How many values of the key fit above the picture.
 _MOST_LABELS = 8
-
-
-class Measurement(NamedTuple):
-    """
-    # Parameters
-
-    kind : `str`
-        `SYNTHESIZED`, `TRACKED` (a snapshot as it is) or `RAW`.
-    name : `str`
-    value : `Optional[float]`
-        Of the key that the sweep goes along.
-    effective_window : `Optional[float]`
-        In updates.
-    residual : `Optional[float]`
-    noise_amplification : `Optional[float]`
-    metrics : `Dict[str, Any]`
-    """
-
-    kind: str
-    name: str
-    metrics: Dict[str, Any]
-    value: Optional[float] = None
-    effective_window: Optional[float] = None
-    residual: Optional[float] = None
-    noise_amplification: Optional[float] = None
 
 
 class SweepResults:
@@ -96,6 +69,11 @@ class SweepResults:
             )
         return max(reached, key=lambda measurement: self._sign * self._shown(measurement))
 
+    @property
+    def index_of_best(self) -> int:
+        """Of `best`, among the synthesized averages in their order."""
+        return [measurement is self.best for measurement in self._synthesized].index(True)
+
     def _is_reached(self, measurement: Measurement) -> bool:
         return (measurement.residual or 0.0) <= self._max_residual
 
@@ -104,12 +82,13 @@ class SweepResults:
 
     def print_table(self) -> None:
         print_table(
-            ["average", self._key, "effective window", "residual", "noise amplification"]
+            ["average", self._key, "updates", "effective window", "residual", "noise amplification"]
             + [self._name, ""],
             [
                 [
                     measurement.name,
                     _in_words(measurement.value, ".4g"),
+                    _in_words(measurement.num_updates, ","),
                     _in_words(measurement.effective_window, ",.1f"),
                     _in_words(measurement.residual, ".4f"),
                     _in_words(measurement.noise_amplification, ".2f"),
@@ -125,33 +104,41 @@ class SweepResults:
             return f"residual above {self._max_residual:g}"
         return "best" if measurement is self.best else ""
 
-    def write_values(self, path: Path) -> None:
-        """Writes all that was measured as comma-separated values, whole or not at all."""
-        metrics = [
-            name
-            for name, value in self._measurements[0].metrics.items()
-            if isinstance(value, (int, float))
-        ]
-        columns = ["kind", "name", "value", "effective_window", "residual", "noise_amplification"]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            [self._key if column == "value" else column for column in columns] + metrics
-        )
-        for m in self._measurements:
-            writer.writerow(
-                [getattr(m, column) for column in columns] + [m.metrics[name] for name in metrics]
-            )
-        with written_whole(path) as partial:
-            partial.write_text(text.getvalue(), encoding="utf-8")
-
     def draw(self, path: Path) -> None:
-        """Draws the metric against the averaging length, whole or not at all."""
+        """
+        Draws the metric against the averaging length, or for several numbers of updates the plane
+        of both, whole or not at all.
+        """
         # Takes its time, which every start of `allennlp` would pay.
         from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
         figure = Figure(figsize=(8.0, 5.0), constrained_layout=True)
+        if len({m.num_updates for m in self._synthesized}) > 1:
+            self._draw_plane(figure)
+        else:
+            self._draw_lengths(figure)
+        with written_whole(path) as partial:
+            figure.savefig(str(partial), format="png", dpi=120)
+
+    def _draw_plane(self, figure: Any) -> None:
+        axes = draw_plane(
+            figure,
+            [self._cell(m) for m in self._synthesized],
+            self._cell(self.best),
+            self._key,
+            self._name,
+            self._sign > 0,
+            f"residual above {self._max_residual:g}",
+        )
+        raw = [f"{m.name}: {self._shown(m):.4f}" for m in self._measurements if m.kind == RAW]
+        axes.set_title("; ".join(raw), fontsize="medium")
+
+    def _cell(self, m: Measurement) -> Cell:
+        return Cell(m.num_updates or 0, m.value or 0, self._shown(m), self._is_reached(m))
+
+    def _draw_lengths(self, figure: Any) -> None:
+        from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+
         axes = figure.add_subplot()
         reached = [m for m in self._synthesized if self._is_reached(m)]
         beyond = [m for m in self._synthesized if not self._is_reached(m)]
@@ -191,8 +178,6 @@ class SweepResults:
             [m.effective_window for m in labelled], labels=[f"{m.value:.3g}" for m in labelled]
         )
         top.xaxis.set_minor_locator(NullLocator())
-        with written_whole(path) as partial:
-            figure.savefig(str(partial), format="png", dpi=120)
 
     def _plot(self, axes: Any, measurements: Sequence[Measurement], style: str, **how: Any) -> None:
         axes.plot(

@@ -1,17 +1,20 @@
-import csv
 from typing import Any, List
 
 import pytest
 from allennlp.common.checks import ConfigurationError
 
-from allennlp_ema.commands.sweep_results import RAW, SYNTHESIZED, TRACKED, Measurement, SweepResults
+from allennlp_ema.commands.sweep_results import SweepResults
+from allennlp_ema.commands.sweep_values import RAW, SYNTHESIZED, TRACKED, Measurement
 
 
-def measured(value: float, accuracy: float, residual: float = 0.01) -> Measurement:
+def measured(
+    value: float, accuracy: float, residual: float = 0.01, num_updates: int = 1200
+) -> Measurement:
     return Measurement(
         SYNTHESIZED,
         "power_function",
         {"accuracy": accuracy, "note": "not a number"},
+        num_updates,
         value,
         effective_window=1000.0 * value,
         residual=residual,
@@ -19,9 +22,11 @@ def measured(value: float, accuracy: float, residual: float = 0.01) -> Measureme
     )
 
 
-RAW_WEIGHTS = Measurement(RAW, "raw weights after update 1,234,567", {"accuracy": 0.99, "note": ""})
+RAW_WEIGHTS = Measurement(
+    RAW, "raw weights after update 1,234,567", {"accuracy": 0.99, "note": ""}, 1234567
+)
 TAKEN = Measurement(
-    TRACKED, '"long" as taken in training', {"accuracy": 0.1, "note": ""}, None, 250.0
+    TRACKED, '"long" as taken in training', {"accuracy": 0.1}, 1200, effective_window=250.0
 )
 
 
@@ -58,25 +63,12 @@ def test_the_table_says_all_of_it(capsys):
     results([RAW_WEIGHTS, TAKEN, measured(0.1, 0.7), measured(0.25, 0.8, 0.2)]).print_table()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in line.strip("│").split("│")] for line in lines] == [
-        ["raw weights after update 1,234,567", "", "", "", "", "0.9900", ""],
-        ['"long" as taken in training', "", "250.0", "", "", "0.1000", ""],
-        ["power_function", "0.1", "100.0", "0.0100", "1.50", "0.7000", "best"],
-        ["power_function", "0.25", "250.0", "0.2000", "1.50", "0.8000", "residual above 0.05"],
+        ["raw weights after update 1,234,567", "", "1,234,567", "", "", "", "0.9900", ""],
+        ['"long" as taken in training', "", "1,200", "250.0", "", "", "0.1000", ""],
+        ["power_function", "0.1", "1,200", "100.0", "0.0100", "1.50", "0.7000", "best"],
+        ["power_function", "0.25", "1,200", "250.0", "0.2000", "1.50", "0.8000"]
+        + ["residual above 0.05"],
     ]
-
-
-def test_the_values_are_written_in_full(tmp_path):
-    results([RAW_WEIGHTS, measured(0.1234567891234, 2 / 3)]).write_values(tmp_path / "sweep.csv")
-    with (tmp_path / "sweep.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    columns = ["kind", "name", "sigma_rel", "effective_window", "residual", "noise_amplification"]
-    assert rows == [
-        [*columns, "accuracy"],
-        ["raw", "raw weights after update 1,234,567", "", "", "", "", "0.99"],
-        ["synthesized", "power_function", "0.1234567891234", "123.4567891234", "0.01", "1.5"]
-        + [str(2 / 3)],
-    ]
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep.csv"]
 
 
 def test_the_picture_shows_what_was_measured(tmp_path, monkeypatch):
@@ -104,6 +96,44 @@ def test_the_picture_shows_what_was_measured(tmp_path, monkeypatch):
     # Nothing of the legend is outside the picture.
     box = legend.get_window_extent()
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figures[0].bbox.x1
+
+
+def test_the_picture_of_lengths_against_updates(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures: List[Any] = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda f, *a, **k: [figures.append(f), savefig(f, *a, **k)]
+    )
+    everything = [
+        RAW_WEIGHTS,
+        TAKEN,
+        *[measured(0.1, 0.5, 0.2, 600), measured(0.2, 0.6, num_updates=600)],
+        *[measured(0.1, 0.9, num_updates=1200), measured(0.2, 0.7, num_updates=1200)],
+    ]
+    results(everything).draw(tmp_path / "sweep.png")
+    axes, bar = figures[0].axes
+    (mesh,) = axes.collections
+    assert mesh.get_array().reshape(2, 2).tolist() == [[0.5, 0.9], [0.6, 0.7]]
+    # From the median of 0.6, 0.7 and 0.9 to the best.
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (0.7, 0.9)
+    assert bar.get_ylabel() == "accuracy (higher is better)"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["600", "1,200"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["0.1", "0.2"]
+    assert [patch.get_xy() for patch in axes.patches] == [(0, 0)]
+    (star,) = axes.lines
+    assert star.get_xydata().tolist() == [[1.5, 0.5]]
+    (legend,) = figures[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "best: sigma_rel 0.1 after 1,200 updates, 0.9000",
+        "residual above 0.05",
+    ]
+    assert axes.get_title() == "raw weights after update 1,234,567: 0.9900"
+    # The less the better: the best end of the colours is the same.
+    results(everything, "-accuracy").draw(tmp_path / "sweep.png")
+    mesh = figures[1].axes[0].collections[0]
+    assert (mesh.norm.vmin, mesh.norm.vmax, mesh.cmap.name) == (0.6, 0.7, "viridis_r")
 
 
 def test_an_interrupted_picture_leaves_the_one_before(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import pytest
 import torch
@@ -182,12 +182,139 @@ def test_without_raw_weights_there_is_no_line_of_them(copied, capsys, tmp_path):
     ]
 
 
+@pytest.fixture
+def evaluations(monkeypatch) -> List[float]:
+    """The losses of all evaluations, in their order."""
+    losses: List[float] = []
+    evaluate = TrainedModel.evaluate
+
+    def recorded_evaluate(self, data):
+        metrics = evaluate(self, data)
+        losses.append(metrics["loss"])
+        return metrics
+
+    monkeypatch.setattr(TrainedModel, "evaluate", recorded_evaluate)
+    return losses
+
+
+PLANE = ["--metric=-loss", "--points", "2", "--from", "0.06", "--to", "0.12"]
+
+
+def plane(rows: List[Dict[str, str]]) -> List[Tuple[str, str]]:
+    return [(r["num_updates"], r["sigma_rel"]) for r in rows if r["kind"] == "synthesized"]
+
+
+def test_each_length_after_each_number_of_updates(recorded, capsys, tmp_path):
+    # An epoch has 8 updates.
+    words = ["240", '{"epochs": 20}', '{"fraction": 0.75}']
+    finished = sweep(capsys, recorded, tmp_path, *PLANE, "--num-updates", *words)
+    assert finished.status == 0, finished.errors
+    rows = values(tmp_path)
+    assert plane(rows) == [(n, s) for n in ("160", "240") for s in ("0.06", "0.12")]
+    assert [(r["kind"], r["name"], r["num_updates"]) for r in rows[:3]] == [
+        ("raw", "raw weights after update 320", "320"),
+        ("in training", '"long" as taken in training', "160"),
+        ("in training", '"short" as taken in training', "160"),
+    ]
+    synthesized = rows[3:5] + rows[7:]
+    best = min(synthesized, key=lambda row: float(row["loss"]))
+    cells = [line.split("│") for line in finished.output.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row[2:4]] for row in cells if row[-2].strip() == "best"] == [
+        [best["sigma_rel"], best["num_updates"]]
+    ]
+    assert evaluated(tmp_path / "sweep_best.tar.gz")["loss"] == float(best["loss"])
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    # As in a sweep of its own.
+    assert sweep(capsys, recorded, tmp_path / "own", *PLANE, "--num-updates", "160").status == 0
+    own = values(tmp_path / "own")
+    assert [(r["evaluation"], r["loss"]) for r in own[1:]] == [
+        (r["evaluation"], r["loss"]) for r in rows[1:5]
+    ]
+
+
+def test_all_are_those_of_the_snapshots(recorded, capsys, tmp_path):
+    arguments = ["--points", "1", "--from", "0.1", "--num-updates", "all", "30"]
+    assert sweep(capsys, recorded, tmp_path, *arguments).status == 0
+    found = [number for number, _ in plane(values(tmp_path))]
+    assert found == [str(n) for n in sorted([30, *range(20, 321, 20)])]
+
+
+def test_what_was_evaluated_is_not_evaluated_again(recorded, capsys, tmp_path, evaluations):
+    arguments = [*PLANE, "--num-updates", "160", "320"]
+    assert sweep(capsys, recorded, tmp_path, *arguments).status == 0
+    # Two averages of each number of updates, two snapshots of it, and the raw weights.
+    assert len(evaluations) == len(set(evaluations)) == 9
+    table = (tmp_path / "sweep.csv").read_bytes()
+    best = archived_weights(tmp_path / "sweep_best.tar.gz")
+    assert sweep(capsys, recorded, tmp_path, *arguments, "--force").status == 0
+    assert len(evaluations) == 9
+    assert (tmp_path / "sweep.csv").read_bytes() == table
+    again = archived_weights(tmp_path / "sweep_best.tar.gz")
+    assert all(torch.equal(again[name], best[name]) for name in best)
+    # Refined: one more length, one more number of updates.
+    finer = ["--points", "3", *PLANE[3:], "--num-updates", "160", "200", "320"]
+    assert sweep(capsys, recorded, tmp_path, "--metric=-loss", *finer, "--force").status == 0
+    assert len(evaluations) == 9 + 2 + 5
+    # By content: on a copy of the data.
+    shutil.copy(str(DATA / "dev.tsv"), str(tmp_path / "dev.tsv"))
+    data = ["average", "sweep", recorded.directory, tmp_path / "dev.tsv"]
+    where = ["--output-dir", tmp_path, "--force"]
+    assert allennlp(capsys, *data, *where, *arguments).status == 0
+    assert len(evaluations) == 9 + 2 + 5
+    # Other data of the same name.
+    (tmp_path / "dev.tsv").write_text((DATA / "dev.tsv").read_text().splitlines()[0] + "\n")
+    assert allennlp(capsys, *data, *where, *PLANE, "--num-updates", "320").status == 0
+    assert len(evaluations) == 9 + 2 + 5 + 5
+
+
+def test_it_goes_on_where_it_was_stopped(recorded, capsys, tmp_path, evaluations, monkeypatch):
+    arguments = [*PLANE, "--num-updates", "160", "320"]
+    evaluate = TrainedModel.evaluate
+
+    def stopped(self, data):
+        if len(evaluations) == 4:
+            raise KeyboardInterrupt
+        return evaluate(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainedModel, "evaluate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(capsys, recorded, tmp_path, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.csv"]
+    assert [float(row["loss"]) for row in values(tmp_path)] == evaluations
+    assert sweep(capsys, recorded, tmp_path, *arguments).status == 0
+    assert len(evaluations) == len(set(evaluations)) == 9
+    assert [float(row["loss"]) for row in values(tmp_path)] == evaluations
+
+
+def test_other_snapshots_are_evaluated_again(copied, capsys, tmp_path, evaluations):
+    arguments = ["--points", "1", "--from", "0.07"]
+    assert sweep(capsys, copied, tmp_path / "out", *arguments).status == 0
+    path = copied.directory / "averages" / "update_0000000320.short.safetensors"
+    with safe_open(str(path), framework="numpy") as file:
+        metadata = file.metadata()
+    changed = {name: value * 1.5 for name, value in load_file(str(path)).items()}
+    save_file(changed, str(path), metadata=metadata)
+    assert sweep(capsys, copied, tmp_path / "out", *arguments, "--force").status == 0
+    # Not the raw weights, nor the other snapshot.
+    assert len(evaluations) == 4 + 2
+    assert len(values(tmp_path / "out")) == 4
+
+
+def test_durations_need_a_checkpoint_from_the_end_of_an_epoch(copied, capsys, tmp_path):
+    for path in copied.directory.glob("model_state_*"):
+        path.rename(path.with_name(path.name.replace("_b0", "_b3")))
+    finished = sweep(capsys, copied, tmp_path / "out", "--num-updates", '{"epochs": 3}')
+    assert "does not tell how many updates an epoch has" in finished.error
+
+
 def test_nothing_is_overwritten_without_force(recorded, capsys, tmp_path):
     arguments = ["--points", "1", "--from", "0.07"]
     for name in NAMES:
         (tmp_path / name).write_text("precious")
         finished = sweep(capsys, recorded, tmp_path, *arguments)
-        assert finished.error.endswith(f"{tmp_path / name} exists already; --force overwrites it")
+        assert f"{tmp_path / name} exists already" in finished.error
+        assert finished.error.endswith("--force overwrites it")
         assert [path.name for path in tmp_path.iterdir()] == [name]
         (tmp_path / name).unlink()
     (tmp_path / "sweep.csv").write_text("precious")
@@ -217,7 +344,16 @@ def test_nothing_is_overwritten_without_force(recorded, capsys, tmp_path):
             "none of these averages comes out with a residual within --max-residual 0.05; the "
             "smallest is 0.1",
         ),
-        (["--num-updates", "400"], "the latest snapshot is of update 320"),
+        (["--num-updates", "160", "400"], "the latest snapshot is of update 320"),
+        (["--num-updates", "0"], "the earliest snapshot is of update 20, so there is none from"),
+        *[
+            (["--num-updates", "160", text], f"--num-updates is {text!r}, but has to be a number")
+            for text in ("1.5", "every", "[2]", '{"epochs"', "")
+        ],
+        (["--num-updates", '{"epochs": -1}'], '--num-updates: "epochs" is -1, but has to be'),
+        (["--num-updates", '{"epochs": 41}'], "nothing is known of an average after 328 updates"),
+        (["--num-updates", '{"fraction": 1.5}'], '--num-updates: "fraction" is 1.5, but has to be'),
+        (["--num-updates", '{"updates": 5}'], '--num-updates: unknown key "updates"'),
         (
             ["--cuda-device", "99"],
             "--cuda-device is 99, but has to be -1 (the CPU) or the number of a GPU, counted from "

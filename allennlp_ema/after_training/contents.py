@@ -1,0 +1,68 @@
+"""
+Digests by which what was evaluated is known again: by content, wherever it lies.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Dict, List
+
+import torch
+from torch import Tensor
+
+from allennlp_ema.after_training.trained_model import data_paths
+
+_CHUNK = 1 << 20
+
+
+def digest_of(document: Any) -> str:
+    """Of plain JSON values."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """Of its bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_of_tensors(values: Dict[str, Tensor]) -> str:
+    """Of names, shapes, dtypes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(values.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        value = value.detach().cpu()
+        value = torch.view_as_real(value) if value.is_complex() else value
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_of_data(data: str) -> str:
+    """
+    # Parameters
+
+    data : `str`
+        As `TrainedModel.validation_data` takes it. Of a path the content counts, and its last name,
+        which may be in the names of metrics; of what is no path, the text.
+    """
+    return digest_of([_content(path) for path in data_paths(data)])
+
+
+def _content(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _content(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_content(value) for value in data]
+    if not isinstance(data, str) or not Path(data).exists():
+        return data
+    return [Path(data).stem, [[str(p), digest_of_file(q)] for p, q in _files(Path(data))]]
+
+
+def _files(path: Path) -> List[Any]:
+    """All files of a directory by what they are called in it, or the file itself."""
+    if path.is_file():
+        return [("", path)]
+    return [(p.relative_to(path), p) for p in sorted(path.rglob("*")) if p.is_file()]
