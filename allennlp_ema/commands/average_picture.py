@@ -5,7 +5,7 @@ schedule that gives the same weights.
 
 import io
 import itertools
-from typing import Any, Dict, NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import numpy
 from numpy import ndarray
@@ -61,23 +61,11 @@ def picture(averages: Sequence[DrawnAverage]) -> bytes:
     figure = Figure(figsize=(7.0, 5.0 + 0.2 * len(averages)), constrained_layout=True)
     FigureCanvasAgg(figure)
     share_axes, rate_axes = figure.subplots(2, sharex=True)
-    greatest = 0.0
-    styles = zip(itertools.cycle(_COLORS), itertools.cycle(_LINES))
-    for (name, shares, update_every), (color, line) in zip(averages, styles):
-        style: Dict[str, Any] = {"color": color, "linestyle": line, "linewidth": 1.6}
-        sampled = numpy.flatnonzero(shares[1:] > 0.0) + 1
-        updates = sampled[_few(len(sampled))]
-        values = shares[updates] / update_every
-        greatest = max(greatest, values.max(initial=0.0))
-        # Down to the axis where it begins, and at the last update.
-        ends = numpy.concatenate([updates[:1], updates, updates[-1:]])
-        values = numpy.pad(values, min(1, len(values)))
-        share_axes.plot(ends, values, label=name, **style)
-        factors = learning_rate_factors(shares)
-        updates = _few(len(factors))
-        rate_axes.plot(updates + 1, factors[updates], **style)
+    for average, color, line in zip(averages, itertools.cycle(_COLORS), itertools.cycle(_LINES)):
+        _draw(share_axes, rate_axes, average, color=color, linestyle=line, linewidth=1.6)
     share_axes.set_yscale("log")
-    if greatest:
+    greatest = max(average.shares[1:].max() / average.update_every for average in averages)
+    if greatest > 0.0:
         share_axes.set_ylim(greatest * _SHOWN, greatest * 2.0)
     share_axes.set_ylabel("share of one update")
     rate_axes.set_ylim(-0.03, 1.05)
@@ -95,6 +83,19 @@ def picture(averages: Sequence[DrawnAverage]) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=150)
     return png.getvalue()
+
+
+def _draw(share_axes: Any, rate_axes: Any, average: DrawnAverage, **style: Any) -> None:
+    sampled = numpy.flatnonzero(average.shares[1:] > 0.0) + 1
+    updates = sampled[_few(len(sampled))]
+    values = average.shares[updates] / average.update_every
+    # Down to the axis where it begins, and at the last update.
+    ends = numpy.concatenate([updates[:1], updates, updates[-1:]])
+    values = numpy.pad(values, min(1, len(values)))
+    share_axes.plot(ends, values, label=average.name, **style)
+    factors = learning_rate_factors(average.shares)
+    updates = _few(len(factors))
+    rate_axes.plot(updates + 1, factors[updates], **style)
 
 
 def _few(length: int) -> ndarray:

@@ -1,6 +1,6 @@
 """
-`allennlp average sweep`: averages of many lengths from the snapshots of one training, each
-evaluated.
+`allennlp average sweep`: averages of many lengths, after one or several numbers of updates, from
+the snapshots of one training, each evaluated.
 """
 
 import argparse
@@ -38,11 +38,14 @@ logger = logging.getLogger(__name__)
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    description = """Makes averages of many lengths from the snapshots of one training and evaluates
-                     each as `allennlp evaluate` does. Prints a table and writes sweep.csv,
-                     sweep.png and, with the best of them, sweep_best.tar.gz. What is not averaged,
-                     buffers among it, is as it was after the same update, if the newest checkpoint
-                     is of it, else that of best.th."""
+    description = """Makes averages of many lengths, as they were after one or several numbers of
+                     updates, from the snapshots of one training and evaluates each as `allennlp
+                     evaluate` does. Prints a table and writes sweep.csv, sweep.png and, with the
+                     best of them, sweep_best.tar.gz. What is not averaged, buffers among it, is as
+                     it was after the same update, if the newest checkpoint is of it, else that of
+                     best.th. What sweep.csv has already of the same weights and data is not
+                     evaluated again: a sweep that was stopped goes on, and one that is refined
+                     evaluates what is new."""
     parser = commands.add_parser(
         "sweep", description=description, help="Find the best averaging length after training."
     )
@@ -61,6 +64,22 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         help="what the best has most of, as in --metric +accuracy, or least, as in --metric=-loss; "
         'given several times, their sum (else the "validation_metric" of the training)',
     )
+    _add_arguments_of_averages(parser)
+    parser.add_argument(
+        "--max-residual",
+        type=float,
+        default=0.05,
+        help="an average whose profile comes out with a larger relative error cannot be the best",
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, help="where to write (else into the directory of the training)"
+    )
+    add_recalibration_arguments(parser)
+    parser.add_argument("--force", action="store_true", help="overwrite what is there")
+    return parser
+
+
+def _add_arguments_of_averages(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--type", default="power_function", metavar="TYPE", help="of the averages")
     parser.add_argument(
         "--key",
@@ -82,18 +101,6 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         "'{\"epochs\": 2}', '{\"fraction\": 0.5}' of the training, or all, which are those of the "
         "snapshots (else after those of the latest snapshot)",
     )
-    parser.add_argument(
-        "--max-residual",
-        type=float,
-        default=0.05,
-        help="an average whose profile comes out with a larger relative error cannot be the best",
-    )
-    parser.add_argument(
-        "--output-dir", type=Path, help="where to write (else into the directory of the training)"
-    )
-    add_recalibration_arguments(parser)
-    parser.add_argument("--force", action="store_true", help="overwrite what is there")
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:

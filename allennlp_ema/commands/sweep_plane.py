@@ -60,9 +60,6 @@ def draw_plane(
 
     axes : `matplotlib.axes.Axes`
     """
-    # Takes its time, which every start of `allennlp` would pay.
-    from matplotlib.patches import Patch
-
     nums_updates = sorted({cell.num_updates for cell in cells})
     values = list(dict.fromkeys(cell.value for cell in cells))
     metrics, reached = numpy.full((2, len(values), len(nums_updates)), math.nan)
@@ -70,55 +67,54 @@ def draw_plane(
         place = values.index(cell.value), nums_updates.index(cell.num_updates)
         metrics[place], reached[place] = cell.metric, cell.is_reached
     axes = figure.add_subplot()
-    # The better half of what can be chosen: the first updates of a training are far off.
-    chosen = metrics[(reached == 1.0) & numpy.isfinite(metrics)]
-    scale = numpy.sort([numpy.median(chosen), best.metric])
-    mesh = axes.pcolormesh(
-        metrics,
-        cmap="viridis" if is_higher_better else "viridis_r",
-        vmin=scale[0],
-        vmax=scale[1],
-        edgecolors="white",
-        linewidth=0.5,
-    )
-    bar = figure.colorbar(mesh, ax=axes, extend=_extend(metrics, scale))
+    bar = _fill(axes, metrics, reached == 1.0, best.metric, is_higher_better)
     bar.set_label(f"{metric} ({'higher' if is_higher_better else 'lower'} is better)")
-    bar.formatter.set_useOffset(False)
-    for row, column in numpy.argwhere(reached == 0.0):
-        axes.add_patch(_hatched((column, row)))
+    middle = nums_updates.index(best.num_updates) + 0.5, values.index(best.value) + 0.5
+    star = {"marker": "*", "markersize": 18, "color": "white", "markeredgecolor": "black"}
     words = f"best: {key} {best.value:.4g} after {best.num_updates:,} updates, {best.metric:.4f}"
-    handles: List[Any] = axes.plot(
-        nums_updates.index(best.num_updates) + 0.5,
-        values.index(best.value) + 0.5,
-        marker="*",
-        markersize=18,
-        color="white",
-        markeredgecolor="black",
-        linestyle="",
-        label=words,
-    )
+    handles: List[Any] = axes.plot(*middle, linestyle="", label=words, **star)
+    hatches = [_hatch(axes, column, row) for row, column in numpy.argwhere(reached == 0.0)]
+    for hatch in hatches[:1]:
+        hatch.set_label(hatched)
+        handles.append(hatch)
     axes.set_xlabel("updates")
     axes.set_ylabel(key)
-    _label(axes.xaxis, [f"{number:,}" for number in nums_updates], rotation=45)
-    _label(axes.yaxis, [f"{value:.3g}" for value in values])
-    if (reached == 0.0).any():
-        handles.append(Patch(facecolor="none", hatch="////", edgecolor="#666666", label=hatched))
+    _set_labels(axes.xaxis, [f"{number:,}" for number in nums_updates], rotation=45)
+    _set_labels(axes.yaxis, [f"{value:.3g}" for value in values])
     figure.legend(handles=handles, loc="outside lower center", ncol=2)
     return axes
 
 
-def _extend(metrics: ndarray, scale: ndarray) -> str:
-    """At which ends there are values beyond the scale."""
-    below, above = numpy.nanmin(metrics) < scale[0], numpy.nanmax(metrics) > scale[1]
-    return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
+def _fill(
+    axes: Any, metrics: ndarray, is_reached: ndarray, best: float, is_higher_better: bool
+) -> Any:
+    """Colours the cells, and returns the bar that says which colour is what."""
+    # The better half of what can be chosen: the first updates of a training are far off.
+    middle = numpy.median(numpy.unique(metrics[is_reached & numpy.isfinite(metrics)]))
+    low, high = min(middle, best), max(middle, best)
+    mesh = axes.pcolormesh(
+        metrics,
+        cmap="viridis" if is_higher_better else "viridis_r",
+        vmin=low,
+        vmax=high,
+        edgecolors="white",
+        linewidth=0.5,
+    )
+    beyond = bool(numpy.nanmin(metrics) < low), bool(numpy.nanmax(metrics) > high)
+    extend = {(True, False): "min", (False, True): "max", (True, True): "both"}
+    bar = axes.figure.colorbar(mesh, ax=axes, extend=extend.get(beyond, "neither"))
+    bar.formatter.set_useOffset(False)
+    return bar
 
 
-def _hatched(corner: Any) -> Any:
+def _hatch(axes: Any, column: int, row: int) -> Any:
+    # Takes its time, which every start of `allennlp` would pay.
     from matplotlib.patches import Rectangle
 
-    return Rectangle(corner, 1.0, 1.0, fill=False, hatch="////", edgecolor="#666666", linewidth=0)
+    style: Any = {"fill": False, "hatch": "////", "edgecolor": "#999999", "linewidth": 0}
+    return axes.add_patch(Rectangle((column, row), 1.0, 1.0, **style))
 
 
-def _label(axis: Any, labels: Sequence[str], **how: Any) -> None:
+def _set_labels(axis: Any, labels: Sequence[str], **how: Any) -> None:
     step = math.ceil(len(labels) / _MOST_LABELS)
     axis.set_ticks([n + 0.5 for n in range(0, len(labels), step)], labels=labels[::step], **how)

@@ -134,6 +134,12 @@ def test_the_picture_of_lengths_against_updates(tmp_path, monkeypatch):
     results(everything, "-accuracy").draw(tmp_path / "sweep.png")
     mesh = figures[1].axes[0].collections[0]
     assert (mesh.norm.vmin, mesh.norm.vmax, mesh.cmap.name) == (0.6, 0.7, "viridis_r")
+    # Where half of them are the best, there is a scale too.
+    results([*everything, *[measured(0.3, 0.9, num_updates=n) for n in (600, 1200)]]).draw(
+        tmp_path / "sweep.png"
+    )
+    mesh = figures[2].axes[0].collections[0]
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (0.7, 0.9)
 
 
 def test_an_interrupted_picture_leaves_the_one_before(tmp_path, monkeypatch):
