@@ -178,17 +178,18 @@ def test_an_average_that_was_changed_in_training_is_not_said_to_fall(recorded, c
 
 
 def test_what_durations_came_to_is_in_what_is_shown(trained, capsys):
-    directory = trained("durations", moving_average={"type": "uniform", "start_step": 7})
-    config = json.loads((directory / "config.json").read_text())
-    config["trainer"]["moving_average"]["start_step"] = {"epochs": 1.2}
-    (directory / "config.json").write_text(json.dumps(config))
-    path = directory / "training_state_e2_b0.th"
-    state = torch.load(str(path))
-    state["moving_average"]["durations"] = {"start_step": 7}
-    torch.save(state, str(path))
-    ((_, _, found, *rest),) = rows(capsys, path)
-    assert json.loads(found) == {"type": "uniform", "start_step": 7}
-    assert rest[:4] == ["12", "6", "6.0 updates", "over the last 5 updates"]
+    half_life = {"type": "half_life", "half_life": {"epochs": 0.5}}
+    average = {"decay": half_life, "start_step": {"epochs": 1}, "zero_debias": True}
+    directory = trained("durations", moving_average=average)
+    ((_, _, found, *counts), *_) = rows(capsys, directory / "training_state_e2_b0.th")
+    assert json.loads(found) == {
+        "type": "exponential",
+        "decay": {"type": "half_life", "half_life": 3.0},
+        "start_step": 6,
+        "zero_debias": True,
+    }
+    # Updates 6 to 12, whose shares are 0.5^(age / 3) of their sum.
+    assert counts[:2] == ["12", "7"] and counts[3] == "over the last 6 updates"
 
 
 def test_a_training_without_an_average(trained, capsys):
