@@ -53,6 +53,9 @@ def test_the_table(capsys):
     ]
     ((_, window, initial, _, _, decay, _),) = rows(capsys, DECAY, "--num-updates", "10")
     assert (initial, decay) == ("0.01%", "not yet")
+    late = '{"type": "exponential", "decay": 0.9, "start_step": 50}'
+    assert rows(capsys, late, "--num-updates", "1000")[0][5] == "from 130 on"
+    assert rows(capsys, late, "--num-updates", "40")[0][5] == ""
 
 
 def test_each_of_a_bank_that_a_configuration_declares(config, capsys):
