@@ -18,7 +18,7 @@ from typing import (
 )
 
 import torch
-from allennlp.common import Lazy
+from allennlp.common import Lazy, Params
 from allennlp.common.checks import ConfigurationError
 from allennlp.training.optimizers import Optimizer
 from torch import Tensor
@@ -100,9 +100,13 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
                 f"{moving_average!r} and {average_decay!r}"
             )
         inner: Any = optimizer
-        self._optimizer_params: Optional[Dict[str, Any]] = None
+        self._optimizer_params: Any = None
         if isinstance(inner, Lazy):
-            self._optimizer_params = inner._params.as_dict(quiet=True)
+            # It may be a name alone.
+            given: Any = inner._params
+            self._optimizer_params = (
+                given.as_dict(quiet=True) if isinstance(given, Params) else given
+            )
             inner = inner.construct(model_parameters=model_parameters)
         if not isinstance(inner, torch.optim.Optimizer):
             raise ConfigurationError(
