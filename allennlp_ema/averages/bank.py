@@ -26,6 +26,19 @@ class BankMovingAverage(MovingAverage):
     methods (`bank.averages["slow"].average_values()`) reach the others. The parameters hold one's
     values at a time: to assign another meanwhile is a `RuntimeError`.
 
+    ```python
+    >>> averages = {"mean": {"type": "uniform"}, "last": {"type": "window", "window_size": 1}}
+    >>> params = Params({"type": "bank", "averages": averages, "active": "mean"})
+    >>> parameter = torch.zeros(1)
+    >>> bank = MovingAverage.from_params(params, parameters=[("p", parameter)])
+    >>> for value in (1.0, 3.0):
+    ...     _ = parameter.fill_(value)
+    ...     bank.apply()
+    >>> bank.average("p"), bank.average("p", of="last")
+    (tensor([2.]), tensor([3.]))
+
+    ```
+
     Registered as a `MovingAverage` with name "bank".
 
     # Parameters

@@ -27,6 +27,17 @@ class ExponentialMovingAverage(MovingAverage):
     `tf.train.ExponentialMovingAverage`. A number may be changed between two updates:
     `average.decay = 0.99`, or a tensor of one value, which is read when it is set.
 
+    ```python
+    >>> parameter = torch.zeros(1)
+    >>> average = ExponentialMovingAverage([("p", parameter)], decay=0.75)
+    >>> for value in (4.0, 8.0):
+    ...     _ = parameter.fill_(value)
+    ...     average.apply()
+    >>> average.average("p")
+    tensor([2.7500])
+
+    ```
+
     Registered as a `MovingAverage` with name "exponential", the default.
 
     # Parameters

@@ -53,10 +53,14 @@ class MovingAverage(ExplainedFromParams, WithDurations):
     update, with weights that one pure method gives. An average of one's own overrides that method:
 
     ```python
-    @MovingAverage.register("inverse_square_root")
-    class InverseSquareRootMovingAverage(MovingAverage):
-        def averaging_weight(self, num_averaged: int, num_updates: Optional[int]) -> float:
-            return 1.0 / math.sqrt(num_averaged + 1)
+    >>> @MovingAverage.register("inverse_square_root_example")
+    ... class InverseSquareRootMovingAverage(MovingAverage):
+    ...     def averaging_weight(self, num_averaged, num_updates):
+    ...         return 1.0 / math.sqrt(num_averaged + 1)
+    >>> average = InverseSquareRootMovingAverage([("p", torch.zeros(1))])
+    >>> average.weighting.update_weights(4).round(2).tolist()
+    [1.0, 0.71, 0.58, 0.5]
+
     ```
 
     It shares AllenNLP's registry: a name registered on either class is found from both.

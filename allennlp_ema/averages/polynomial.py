@@ -16,6 +16,13 @@ class PolynomialMovingAverage(MovingAverage):
     Zhang 2013, "Stochastic Gradient Descent for Non-smooth Optimization", section 4). `eta` 0 is
     the plain mean, a larger one forgets the beginning faster.
 
+    ```python
+    >>> average = PolynomialMovingAverage([("p", torch.zeros(1))], eta=1.0)
+    >>> average.averaging_weight(num_averaged=3, num_updates=4)
+    0.4
+
+    ```
+
     Registered as a `MovingAverage` with name "polynomial".
 
     # Parameters

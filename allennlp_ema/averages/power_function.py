@@ -16,6 +16,13 @@ class PowerFunctionMovingAverage(MovingAverage):
     the average grows longer with training (Karras et al. 2023, eq. 127; the weight of a sample `k`
     updates after the one before is `1 - (1 - k/n)^(gamma + 1)` at update `n`).
 
+    ```python
+    >>> average = PowerFunctionMovingAverage([("p", torch.zeros(1))], gamma=1.0)
+    >>> average.averaging_weight(num_averaged=3, num_updates=4)
+    0.4375
+
+    ```
+
     Registered as a `MovingAverage` with name "power_function".
 
     # Parameters

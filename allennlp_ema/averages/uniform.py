@@ -15,6 +15,17 @@ class UniformMovingAverage(MovingAverage):
     The plain mean of what was sampled: stochastic weight averaging (Izmailov et al. 2018,
     algorithm 1) with `start_step` and `update_every`.
 
+    ```python
+    >>> parameter = torch.zeros(1)
+    >>> average = UniformMovingAverage([("p", parameter)])
+    >>> for value in (1.0, 2.0, 6.0):
+    ...     _ = parameter.fill_(value)
+    ...     average.apply()
+    >>> average.average("p")
+    tensor([3.])
+
+    ```
+
     Registered as a `MovingAverage` with names "uniform" and "swa".
     """
 

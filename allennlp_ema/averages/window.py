@@ -27,6 +27,17 @@ class WindowMovingAverage(MovingAverage):
     2022, "Stop Wasting My Time!"). The samples are kept, and their mean is made when it is asked
     for, so nothing can drift.
 
+    ```python
+    >>> parameter = torch.zeros(1)
+    >>> average = WindowMovingAverage([("p", parameter)], window_size=2)
+    >>> for value in (1.0, 2.0, 6.0):
+    ...     _ = parameter.fill_(value)
+    ...     average.apply()
+    >>> average.average("p")
+    tensor([4.])
+
+    ```
+
     Registered as a `MovingAverage` with names "window" and "lawa".
 
     # Parameters

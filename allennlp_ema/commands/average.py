@@ -18,6 +18,13 @@ class Average(Subcommand):
     `allennlp average`, whose own subcommands are in the modules beside this one. What is wrong with
     their arguments or files is said in one line, and the exit status is 1 then.
 
+    ```python
+    >>> from allennlp.commands.subcommand import Subcommand
+    >>> Subcommand.by_name("average").__name__
+    'Average'
+
+    ```
+
     Registered as a `Subcommand` with name "average".
     """
 

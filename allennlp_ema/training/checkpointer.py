@@ -40,6 +40,14 @@ class SwappingCheckpointer(ExplainedFromParams, Checkpointer):
     It swaps the average of the trainer, or of an optimizer of type `"moving_average"`. Without
     either there is nothing to swap; it warns of that and saves the weights as they are.
 
+    ```python
+    >>> from allennlp.training.checkpointer import Checkpointer
+    >>> params = Params({"type": "swapping"})
+    >>> type(Checkpointer.from_params(params, serialization_dir="run")).__name__
+    'SwappingCheckpointer'
+
+    ```
+
     Registered as a `Checkpointer` with name "swapping".
 
     # Parameters

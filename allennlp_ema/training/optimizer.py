@@ -53,15 +53,16 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
     A step that `GradScaler` leaves out moves neither the average nor its count.
 
     ```python
-    optimizer = MovingAverageOptimizer(
-        list(model.named_parameters()),
-        torch.optim.SGD(model.parameters(), lr=0.1),
-        Lazy(MovingAverage, Params({"decay": 0.999})),
-    )
-    loss.backward()
-    optimizer.step()
-    with optimizer.average_values():
-        evaluate(model)
+    >>> model = torch.nn.Linear(2, 1)
+    >>> inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> optimizer = MovingAverageOptimizer(model.named_parameters(), inner, average_decay=0.99)
+    >>> model(torch.ones(2)).sum().backward()
+    >>> optimizer.step()
+    >>> with optimizer.average_values():
+    ...     averaged_outputs = model(torch.ones(2))
+    >>> optimizer.moving_average.num_updates
+    1
+
     ```
 
     AllenNLP's trainer takes such an average for its own: it validates with it, writes it to

@@ -6,7 +6,6 @@ import math
 from numbers import Real
 from typing import Any, Optional, Union
 
-import numpy
 from allennlp.common import Registrable
 from allennlp.common.checks import ConfigurationError
 
@@ -17,6 +16,7 @@ from allennlp_ema.common.from_params import (
     registered_name,
 )
 from allennlp_ema.weighting.duration import Duration, check_updates
+from allennlp_ema.weighting.relative_width import sigma_rel_to_gamma
 
 
 class DecaySchedule(ExplainedFromParams, Registrable):
@@ -28,10 +28,13 @@ class DecaySchedule(ExplainedFromParams, Registrable):
     A schedule of one's own has one method, `__call__`:
 
     ```python
-    @DecaySchedule.register("square_root")
-    class SquareRootDecay(DecaySchedule):
-        def __call__(self, num_updates: int) -> float:
-            return 1.0 - 1.0 / math.sqrt(num_updates + 1)
+    >>> @DecaySchedule.register("square_root_example")
+    ... class SquareRootDecay(DecaySchedule):
+    ...     def __call__(self, num_updates):
+    ...         return 1.0 - 1.0 / math.sqrt(num_updates + 1)
+    >>> SquareRootDecay()(3)
+    0.5
+
     ```
     """
 
@@ -97,6 +100,12 @@ class ConstantDecay(DecaySchedule):
     """
     The same decay at every update, without the warm-up that a plain number gets from the trainer.
 
+    ```python
+    >>> ConstantDecay(0.5)(100)
+    0.5
+
+    ```
+
     Registered as a `DecaySchedule` with name "constant".
 
     # Parameters
@@ -120,6 +129,12 @@ class HalfLifeDecay(DecaySchedule):
     """
     The constant decay `0.5^(1 / half_life)`: after `half_life` updates what was in the average
     counts half.
+
+    ```python
+    >>> HalfLifeDecay(2).over(100, interval=2)
+    0.5000000000000001
+
+    ```
 
     Registered as a `DecaySchedule` with name "half_life".
 
@@ -146,6 +161,13 @@ class WarmupDecay(DecaySchedule):
     """
     `min(decay, (numerator + n) / (denominator + n))` at update `n`, the rule of
     `tf.train.ExponentialMovingAverage(num_updates=...)`.
+
+    ```python
+    >>> schedule = WarmupDecay(0.9)
+    >>> schedule(8), schedule(1000)
+    (0.5, 0.9)
+
+    ```
 
     Registered as a `DecaySchedule` with name "warmup".
 
@@ -195,6 +217,12 @@ class InversePowerDecay(DecaySchedule):
     warm-up of timm's `ModelEmaV3` and of `ema-pytorch`, whose defaults these are. (At update 0,
     which only a later `start_step` has, theirs is 0 also for a higher `min_decay`.)
 
+    ```python
+    >>> InversePowerDecay(power=0.5)(3)
+    0.5
+
+    ```
+
     Registered as a `DecaySchedule` with name "inverse_power".
 
     # Parameters
@@ -233,6 +261,13 @@ class CosineDecay(DecaySchedule):
     `end - (end - start) * (cos(pi * n / num_updates) + 1) / 2`
     (BYOL, Grill et al. 2020, section 3.2, where `end` is 1).
 
+    ```python
+    >>> schedule = CosineDecay(num_updates=100, start=0.5)
+    >>> schedule(0), schedule(50), schedule(100)
+    (0.5, 0.75, 1.0)
+
+    ```
+
     Registered as a `DecaySchedule` with name "cosine".
 
     # Parameters
@@ -263,6 +298,12 @@ class PowerFunctionDecay(DecaySchedule):
     `(1 - 1/n)^(gamma + 1)` at update `n` (Karras et al. 2023, "Analyzing and Improving the
     Training Dynamics of Diffusion Models", eq. 127), and `(1 - k/n)^(gamma + 1)` over `k` updates
     at once. The average with it weighs update `t` of `T` in proportion to `(t / T)^gamma`.
+
+    ```python
+    >>> PowerFunctionDecay(gamma=1.0)(2)
+    0.25
+
+    ```
 
     Registered as a `DecaySchedule` with name "power_function".
 
@@ -296,27 +337,3 @@ class PowerFunctionDecay(DecaySchedule):
         if num_updates <= interval:
             return 0.0
         return (1.0 - interval / num_updates) ** (self.exponent + 1.0)
-
-
-def sigma_rel_to_gamma(sigma_rel: float) -> float:
-    """
-    The exponent `gamma` of the power function profile of relative width `sigma_rel`, from
-    `sigma_rel^2 = (gamma + 1) (gamma + 2)^-2 (gamma + 3)^-1` (Karras et al. 2023, eq. 126), which
-    is a cubic in `gamma`.
-
-    # Raises
-
-    `ConfigurationError` : if `sigma_rel` is not above 0 and below `12^-0.5`, where `gamma` is 0.
-    """
-    check_number("sigma_rel", sigma_rel, above=0, below=round(12**-0.5, 5))
-    inverse_variance = sigma_rel**-2
-    roots = numpy.roots([1.0, 7.0, 16.0 - inverse_variance, 12.0 - inverse_variance])
-    return max(float(roots.real.max()), 0.0)
-
-
-def gamma_to_sigma_rel(gamma: float) -> float:
-    """
-    The relative width of the power function profile of exponent `gamma` (Karras et al. 2023,
-    eq. 126).
-    """
-    return (gamma + 1.0) ** 0.5 / ((gamma + 2.0) * (gamma + 3.0) ** 0.5)

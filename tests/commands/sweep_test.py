@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from allennlp_ema.after_training.trained_model import TrainedModel
-from allennlp_ema.weighting.decay_schedules import sigma_rel_to_gamma
+from allennlp_ema.weighting.relative_width import sigma_rel_to_gamma
 from tests.commands.synthesize_test import synthesize
 from tests.support.command_line import allennlp, archived_weights, evaluated
 from tests.support.recorded_training import RecordedTraining

@@ -14,8 +14,6 @@ from allennlp_ema.weighting.decay_schedules import (
     InversePowerDecay,
     PowerFunctionDecay,
     WarmupDecay,
-    gamma_to_sigma_rel,
-    sigma_rel_to_gamma,
 )
 
 # For each schedule a configuration, and its formula as published.

@@ -6,7 +6,6 @@ import torch
 
 from allennlp_ema import MovingAverage
 from allennlp_ema.averages.specifications import build_average
-from allennlp_ema.weighting.decay_schedules import sigma_rel_to_gamma
 from allennlp_ema.weighting.equivalent_schedule import (
     fall_in_words,
     learning_rate_factors,
@@ -14,6 +13,7 @@ from allennlp_ema.weighting.equivalent_schedule import (
     updates_of_fall,
 )
 from allennlp_ema.weighting.profiles import AverageState, profile, profiles
+from allennlp_ema.weighting.relative_width import sigma_rel_to_gamma
 from tests.support.trajectories import averages_along, random_walk
 from tests.weighting.profiles_test import SAMPLING, SPECIFICATIONS, make
 

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allennlp_ema import MovingAverage
-from allennlp_ema.weighting.decay_schedules import sigma_rel_to_gamma
 from allennlp_ema.weighting.profiles import (
     AverageState,
     Synthesis,
     expected_counts,
     profile,
 )
+from allennlp_ema.weighting.relative_width import sigma_rel_to_gamma
 from allennlp_ema.weighting.weighting import Weighting
 from tests.support.trajectories import averages_along, named_parameter
 

@@ -35,6 +35,14 @@ class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
     In a distributed training all processes have to assign averages together, except where these
     have not changed since the last time: with `"recalibrate"` each of them takes part.
 
+    ```python
+    >>> from allennlp.training.callbacks import TrainerCallback
+    >>> params = Params({"type": "moving_average_buffers", "num_batches": 50})
+    >>> TrainerCallback.from_params(params, serialization_dir="run").mode
+    'recalibrate'
+
+    ```
+
     Registered as a `TrainerCallback` with name "moving_average_buffers".
 
     # Parameters

@@ -67,6 +67,14 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
     Nothing that is evaluated here changes the training: random numbers, metrics, buffers and the
     order of the data stay what they would be without it.
 
+    ```python
+    >>> from allennlp.training.callbacks import TrainerCallback
+    >>> params = Params({"type": "moving_average_monitor"})
+    >>> TrainerCallback.from_params(params, serialization_dir="run").validate_raw
+    True
+
+    ```
+
     Registered as a `TrainerCallback` with name "moving_average_monitor".
 
     # Parameters

@@ -51,6 +51,14 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
     version of torch have to be the same. Nor is the run the same as one without the callback, which
     shuffles otherwise.
 
+    ```python
+    >>> from allennlp.training.callbacks import TrainerCallback
+    >>> params = Params({"type": "random_state"})
+    >>> type(TrainerCallback.from_params(params, serialization_dir="run")).__name__
+    'RandomStateCallback'
+
+    ```
+
     Registered as a `TrainerCallback` with name "random_state".
 
     # Parameters

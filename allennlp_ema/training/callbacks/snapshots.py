@@ -50,6 +50,14 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
     beyond the point from which `--recover` goes on is removed. Under `distributed` the primary
     process writes.
 
+    ```python
+    >>> from allennlp.training.callbacks import TrainerCallback
+    >>> params = Params({"type": "moving_average_snapshots", "every_num_updates": {"epochs": 0.5}})
+    >>> TrainerCallback.from_params(params, serialization_dir="run").every_num_updates
+    {"epochs": 0.5}
+
+    ```
+
     Registered as a `TrainerCallback` with name "moving_average_snapshots".
 
     # Parameters
