@@ -15,6 +15,7 @@ from allennlp_ema.weighting.decay_schedules import (
     PowerFunctionDecay,
     WarmupDecay,
 )
+from allennlp_ema.weighting.relative_width import gamma_to_sigma_rel, sigma_rel_to_gamma
 
 # For each schedule a configuration, and its formula as published.
 SCHEDULES = {
