@@ -19,7 +19,7 @@ from allennlp.training import GradientDescentTrainer
 from allennlp.training.callbacks import TrainerCallback
 
 from allennlp_ema.common.from_params import ExplainedFromParams
-from allennlp_ema.training.callbacks.epoch_so_far import EpochSoFar
+from allennlp_ema.training.callbacks.partial_epoch import PartialEpoch
 from allennlp_ema.training.replaced import replaced
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
         # The epochs in which the validation data was gone through, as often as it was.
         self._validated: List[int] = []
         self._replayed: Optional[int] = None
-        self._epoch_so_far = EpochSoFar()
+        self._partial_epoch = PartialEpoch()
         self._loaded: Dict[str, Any] = {}
         # Where this worker goes on from when it has caught up with the checkpoint.
         self._ahead: Optional[Dict[str, Any]] = None
@@ -117,7 +117,7 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if is_training:
-            self._epoch_so_far.add(batch_metrics, batch_outputs, len(batch_inputs))
+            self._partial_epoch.add(batch_metrics, batch_outputs, len(batch_inputs))
 
     def on_end(
         self,
@@ -145,7 +145,7 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
             "seed": self._seed,
             "validated": list(self._validated),
             "generators": _all_generators(),
-            "epoch": self._epoch_so_far.state_dict(trainer.model) if is_within_epoch else None,
+            "epoch": self._partial_epoch.state_dict(trainer.model) if is_within_epoch else None,
             "scaler": {} if trainer._scaler is None else trainer._scaler.state_dict(),
         }
 
@@ -174,9 +174,9 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
 
     def _train_epoch_in_full(self, train_epoch: Callable[..., Any], epoch: int) -> Dict[str, Any]:
         assert self.trainer is not None
-        self._epoch_so_far = EpochSoFar()
+        self._partial_epoch = PartialEpoch()
         metrics = train_epoch(epoch)
-        self._epoch_so_far.complete(metrics, self.trainer)
+        self._partial_epoch.complete(metrics, self.trainer)
         return metrics
 
     def _before_batch(self) -> None:
@@ -196,7 +196,7 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
                 deque(trainer._validation_data_loader, maxlen=0)
         self._replayed = None
         if state["epoch"] is not None:
-            self._epoch_so_far.load_state_dict(state["epoch"], trainer)
+            self._partial_epoch.load_state_dict(state["epoch"], trainer)
         _set_all_generators(state["generators"])
 
     def _training_seed(self) -> str:

@@ -9,7 +9,7 @@ from allennlp.data import Vocabulary
 from allennlp.training import metrics
 from allennlp.training.metrics import Metric
 
-from allennlp_ema.training.callbacks.epoch_so_far import EpochSoFar
+from allennlp_ema.training.callbacks.partial_epoch import PartialEpoch
 
 VOCABULARY = Vocabulary(non_padded_namespaces=["labels"])
 VOCABULARY.add_tokens_to_namespace(["O", "B-A", "I-A"], "labels")
@@ -68,11 +68,11 @@ def model_of(metric: Metric) -> Any:
     return model
 
 
-def continued(state: Dict[str, Any], model: Any, device: str = "cpu") -> EpochSoFar:
+def continued(state: Dict[str, Any], model: Any, device: str = "cpu") -> PartialEpoch:
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
-    epoch = EpochSoFar()
+    epoch = PartialEpoch()
     trainer: Any = SimpleNamespace(model=model, cuda_device=torch.device(device))
     epoch.load_state_dict(torch.load(file), trainer)
     return epoch
@@ -85,7 +85,7 @@ def test_metrics_go_on_with_what_they_have_counted(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         straight(*arguments(generator))
-    continued(EpochSoFar().state_dict(model_of(straight)), model_of(recovered))
+    continued(PartialEpoch().state_dict(model_of(straight)), model_of(recovered))
     assert str(recovered.get_metric()) == str(straight.get_metric())
     for _ in range(3):
         together = arguments(generator)
@@ -96,7 +96,7 @@ def test_metrics_go_on_with_what_they_have_counted(name: str) -> None:
 
 def test_what_was_on_a_gpu_comes_back_there() -> None:
     metric = Seen()
-    state = EpochSoFar().state_dict(model_of(metric))
+    state = PartialEpoch().state_dict(model_of(metric))
     (attributes,) = state["metrics"]
     assert attributes["latest"][1] is False and "function" not in attributes
     attributes["latest"] = (attributes["latest"][0], True)
@@ -105,7 +105,7 @@ def test_what_was_on_a_gpu_comes_back_there() -> None:
 
 
 def test_losses_are_summed_as_the_trainer_does() -> None:
-    epoch, total, penalties = EpochSoFar(), 0.0, 0.0
+    epoch, total, penalties = PartialEpoch(), 0.0, 0.0
     generator = torch.Generator().manual_seed(0)
     for number in range(20):
         if number == 10:

@@ -1,5 +1,5 @@
 """
-What an epoch has summed up when a checkpoint is taken in the middle of it: losses and metrics.
+A partial epoch: the losses and metrics that it has summed up when a checkpoint is taken within it.
 """
 
 from typing import Any, Dict, Iterator, List, Set
@@ -11,7 +11,7 @@ from allennlp.training.metrics import Metric
 from torch import Tensor
 
 
-class EpochSoFar:
+class PartialEpoch:
     """
     What the training metrics of an epoch are made of: the sums of its losses, and what the model's
     metrics have counted. AllenNLP keeps neither in a checkpoint, and so after a `--recover` in the
