@@ -162,7 +162,7 @@ class FinishedTraining:
         weights : `Dict[str, Tensor]`
             The model's state for these averages to be put in: the raw one after this update if the
             newest checkpoint is of it, else that of `best_weights_file`, with a warning if there is
-            more in it than averages. Buffers that go with averages are only in the latter.
+            more in it than averages. Buffers of the averaged model are only in the latter.
 
         # Raises
 

@@ -1,5 +1,5 @@
 """
-What goes with an average: buffers of the averaged model, say.
+Attachments: state of the averaged model that belongs to an average, buffers say.
 """
 
 from typing import TYPE_CHECKING, Any, Dict

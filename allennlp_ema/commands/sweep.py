@@ -266,7 +266,7 @@ class _Sweep:
         self._values.add(measurement._replace(metrics=metrics, evaluation=evaluation))
 
     def _go_to(self, synthesis: SnapshotSynthesis) -> None:
-        """Reads what goes with averages after so many updates."""
+        """Reads the weights beside the averages after so many updates."""
         if synthesis is self._synthesis:
             return
         self._synthesis = synthesis

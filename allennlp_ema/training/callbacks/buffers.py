@@ -1,5 +1,5 @@
 """
-Buffers that go with averages: the callback.
+Buffers of the averaged model: the callback.
 """
 
 import itertools
