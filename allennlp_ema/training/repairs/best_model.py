@@ -117,7 +117,7 @@ def _find_best_model(trainer: Any, is_newest: bool) -> None:
     best, average = best_model_file_of(trainer), trainer._moving_average
     trainer._best_model_filename = str(best.path)
     if is_newest:
-        # The checkpoint has it too. All workers may be needed to compute the statistics of averages.
+        # The checkpoint has it too. All workers may be needed to compute its statistics.
         with average_values_of(average):
             if best.is_own:
                 trainer._save_model_state(best.path)
