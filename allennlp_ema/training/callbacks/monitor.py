@@ -21,7 +21,7 @@ from allennlp_ema.common.from_params import ExplainedFromParams
 from allennlp_ema.training.callbacks.distance import distance_of
 from allennlp_ema.training.callbacks.monitor_picture import AVERAGED, RAW, Row, picture, table
 from allennlp_ema.training.callbacks.non_finite_values import non_finite_values
-from allennlp_ema.training.callbacks.trainer_average import average_of, named_members
+from allennlp_ema.training.callbacks.trainer_average import average_of
 from allennlp_ema.training.callbacks.undisturbed_training import same_data, undisturbed_training
 
 logger = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
 
     def _non_finite_share(self, average: MovingAverage, epoch: int) -> float:
         num_values = num_averaged = 0
-        for name, member in named_members(average):
+        for name, member in average.named_members().items():
             found = non_finite_values(member)
             num_values += found.num_values
             num_averaged += found.num_averaged
