@@ -27,6 +27,7 @@ from allennlp_ema.commands import Average
 from allennlp_ema.training.callbacks import (
     MovingAverageBuffersCallback,
     MovingAverageMonitorCallback,
+    MovingAverageSelectionCallback,
     MovingAverageSnapshotsCallback,
     RandomStateCallback,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "MovingAverageBuffersCallback",
     "MovingAverageMonitorCallback",
     "MovingAverageOptimizer",
+    "MovingAverageSelectionCallback",
     "MovingAverageSnapshotsCallback",
     "PolynomialMovingAverage",
     "PowerFunctionDecay",

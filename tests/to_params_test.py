@@ -46,6 +46,8 @@ SCHEDULES: List[Dict[str, Any]] = [
 ]
 CALLBACKS: List[Dict[str, Any]] = [
     {"type": "moving_average_monitor", "validate_raw": False},
+    {"type": "moving_average_selection", "candidates": ["raw"], "metric": ["+f1", "-loss"]},
+    {"type": "moving_average_selection", "metric": "+f1"},
     {"type": "moving_average_buffers", "mode": "average", "num_batches": 3},
     {"type": "moving_average_snapshots", "every_num_updates": {"epochs": 0.5}, "keep": 2},
     {"type": "moving_average_snapshots", "every_num_epochs": 2, "directory": "elsewhere"},

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Tuple
 from allennlp.common.checks import ConfigurationError
 
 from allennlp_ema.after_training.finished_training import FinishedTraining
-from allennlp_ema.after_training.metrics import SignedMetric
+from allennlp_ema.common.metrics import SignedMetric
 
 _METRICS_FILE = re.compile(r"metrics_epoch_(\d+)\.json")
 _VALIDATION, _RAW = "validation_", "validation_raw_"

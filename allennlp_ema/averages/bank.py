@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 class BankMovingAverage(MovingAverage):
     """
     Several averages of the same parameters, which read them once an update. One of them, `active`,
-    is what `assign_average_value` assigns; each is a `MovingAverage` in `averages`, whose own
-    methods (`bank.averages["slow"].average_values()`) reach the others. The parameters hold one's
-    values at a time: to assign another meanwhile is a `RuntimeError`.
+    is what `assign_average_value` assigns unless another is selected; each is a `MovingAverage` in
+    `averages`, whose own methods (`bank.averages["slow"].average_values()`) reach the others. The
+    parameters hold one's values at a time: to assign another meanwhile is a `RuntimeError`.
 
     ```python
     >>> averages = {"mean": {"type": "uniform"}, "last": {"type": "window", "window_size": 1}}
@@ -75,7 +75,7 @@ class BankMovingAverage(MovingAverage):
     def _set_up(self, parameters: Iterable[NamedParameter]) -> None:
         # All that runs is in the averages.
         if parameters is not WEIGHTING_ALONE:
-            share_parameters([member.running for member in self.members()])
+            share_parameters(self.assignable())
             self._log_construction()
 
     def resolve(
@@ -97,6 +97,13 @@ class BankMovingAverage(MovingAverage):
 
     def active_member(self) -> MovingAverage:
         return self.averages[self.active].active_member()
+
+    def named_members(self) -> Dict[str, MovingAverage]:
+        return {
+            f"{name}.{key}" if isinstance(average, BankMovingAverage) else name: member
+            for name, average in self.averages.items()
+            for key, member in average.named_members().items()
+        }
 
     def average(
         self, parameter_or_name: Union[Tensor, str], of: Optional[str] = None
@@ -132,26 +139,29 @@ class BankMovingAverage(MovingAverage):
     def state_dict(self, copy: bool = False) -> Dict[str, Any]:
         # Which of them is assigned does not matter: a copy of one is a copy of all.
         copy = copy or self.is_assigned
-        return {
+        state = {
             "version": STATE_VERSION,
             "type": self.type_name,
             "averages": {name: each.state_dict(copy) for name, each in self.averages.items()},
         }
+        return state if self.selected is None else {**state, "selected": self.selected}
 
     def prepare_load(self, state_dict: Dict[str, Any]) -> Callable[[], None]:
         check_header(state_dict, self.type_name)
-        check_entries("state", state_dict, ["version", "type", "averages"])
+        check_entries("state", state_dict, ["version", "type", "averages"], optional=["selected"])
         states = state_dict["averages"]
         if not isinstance(states, dict) or set(states) != set(self.averages):
             raise ConfigurationError(
                 f"the state is that of a bank of {', '.join(map(str, states))}, not of "
                 f"{', '.join(self.averages)}"
             )
+        self.check_selected(state_dict.get("selected"))
         loads = [average.prepare_load(states[n]) for n, average in self.averages.items()]
 
         def load() -> None:
             for load_average in loads:
                 load_average()
+            self._selected = state_dict.get("selected")
 
         return load
 

@@ -3,7 +3,7 @@ The contract with the trainer: what it and people call, over the averages that a
 """
 
 import contextlib
-from typing import TYPE_CHECKING, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 from allennlp.common.checks import ConfigurationError
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
@@ -12,11 +12,15 @@ from torch import Tensor
 from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.averages.parameters import without_prefixes
 from allennlp_ema.averages.running_average import RunningAverage, own_attachments
+from allennlp_ema.common.checks import check_choice
 from allennlp_ema.shadow_weights.shadow_weights import update
 from allennlp_ema.weighting.weighting import AveragingCounts
 
 if TYPE_CHECKING:
     from allennlp_ema.averages.moving_average import MovingAverage
+
+#: The name under which the raw weights can be selected.
+RAW = "raw"
 
 
 class TrainerContract(AllenNLPMovingAverage):
@@ -27,6 +31,11 @@ class TrainerContract(AllenNLPMovingAverage):
 
     #: The weighting, the counts and the shadow weights. A bank has none of its own.
     running: RunningAverage
+
+    #: What is assigned when the raw weights are selected: an average of no parameters.
+    raw: RunningAverage
+
+    _selected: Optional[str] = None
 
     def apply(self, num_updates: Optional[int] = None) -> None:
         """
@@ -113,8 +122,9 @@ class TrainerContract(AllenNLPMovingAverage):
         self, parameters: Optional[Iterable[Union[Tensor, str]]] = None
     ) -> None:
         """
-        Gives the parameters their averages. Calls nest: the parameters get their own values again
-        with the last `restore`. If anything is raised, they have their own values.
+        Gives the parameters their averages, or those that were selected: see `select`. Calls nest:
+        the parameters get their own values again with the last `restore`. If anything is raised,
+        they have their own values.
 
         # Parameters
 
@@ -129,8 +139,14 @@ class TrainerContract(AllenNLPMovingAverage):
         `ConfigurationError` : if one of `parameters` is not averaged.
         Nothing is changed then.
         """
-        names = None if parameters is None else {self.checked_name(each) for each in parameters}
-        self.active_member().running.assign(names)
+        member = self.active_member()
+        if self._selected not in (None, RAW):
+            member = self.named_members()[self._selected]
+        names = None if parameters is None else {member.checked_name(each) for each in parameters}
+        if self._selected == RAW:
+            member.raw.assign()
+        else:
+            member.running.assign(names)
 
     def restore(self) -> None:
         """
@@ -140,7 +156,7 @@ class TrainerContract(AllenNLPMovingAverage):
 
         `RuntimeError` : if no averages are assigned. Nothing is changed then.
         """
-        self.active_member().running.restore()
+        self._assigned_to("restore").restore()
 
     def keep_average_value(self) -> None:
         """
@@ -151,16 +167,59 @@ class TrainerContract(AllenNLPMovingAverage):
 
         `RuntimeError` : if no averages are assigned. Nothing is changed then.
         """
-        for member in self.members():
-            if member.is_assigned:
-                member.running.keep()
-                return
-        raise RuntimeError("there is nothing to keep: no averages are assigned")
+        self._assigned_to("keep").keep()
+
+    def _assigned_to(self, purpose: str) -> RunningAverage:
+        if self.assigned is None:
+            raise RuntimeError(f"there is nothing to {purpose}: no averages are assigned")
+        return self.assigned
+
+    @property
+    def assigned(self) -> Optional[RunningAverage]:
+        """What the parameters hold at present, `None` if it is their own values."""
+        return next((running for running in self.assignable() if running.num_assigned), None)
 
     @property
     def is_assigned(self) -> bool:
         """Whether the parameters hold their averages at present."""
-        return any(member.running.num_assigned for member in self.members())
+        return self.assigned is not None
+
+    @property
+    def selected(self) -> Optional[str]:
+        """What was selected: see `select`. `None` if nothing was."""
+        return self._selected
+
+    def select(self, name: Optional[str]) -> None:
+        """
+        Says what `assign_average_value`, and with it `average_values`, assigns from now on. It is
+        in the state. All else that can be asked stays that of the average, or of a bank's `active`.
+
+        # Parameters
+
+        name : `Optional[str]`
+            One of `named_members`; or `"raw"`, with which the parameters keep their own values, for
+            as long as these are assigned; or `None`, which is the average or a bank's `active`.
+
+        # Raises
+
+        `ConfigurationError` : if there is none of this name. Nothing is changed then.
+        `RuntimeError` : while averages are assigned. Nothing is changed then.
+        """
+        self.check_selected(name)
+        if self.is_assigned:
+            raise RuntimeError(
+                "the parameters hold their averages at present: call restore() before select()"
+            )
+        self._selected = name
+
+    def check_selected(self, name: Optional[str]) -> None:
+        """
+        # Raises
+
+        `ConfigurationError` : if `name` cannot be selected.
+        """
+        if name is not None:
+            check_choice("selected", name, [RAW, *self.named_members()])
 
     @contextlib.contextmanager
     def average_values(self) -> Iterator[None]:
@@ -188,9 +247,22 @@ class TrainerContract(AllenNLPMovingAverage):
         # Returns
 
         member : `MovingAverage`
-            The one of `members` that is assigned.
+            The one of `members` that is assigned if nothing else is selected.
         """
         raise NotImplementedError
+
+    def named_members(self) -> Dict[str, "MovingAverage"]:
+        """
+        # Returns
+
+        members : `Dict[str, MovingAverage]`
+            The averages in it by name: that in the bank, or else that of the type.
+        """
+        raise NotImplementedError
+
+    def assignable(self) -> List[RunningAverage]:
+        """All that its methods, and those of its members, assign."""
+        return [each for member in self.members() for each in (member.running, member.raw)]
 
     def attach(self, attachment: Attachment) -> None:
         """
@@ -253,7 +325,11 @@ class TrainerContract(AllenNLPMovingAverage):
         # Returns
 
         values : `Iterable[Tuple[str, Tensor]]`
-            Names and raw values, never copies, of what is averaged, also while averages are
-            assigned.
+            Names and raw values, never copies, of what is averaged, of a bank by any of its
+            averages, also while averages are assigned.
         """
-        return self.active_member().running.shadow_weights.raw_values().items()
+        values: Dict[str, Tensor] = {}
+        # To the others what is assigned is the parameters' own.
+        for member in sorted(self.members(), key=lambda each: each.is_assigned):
+            values.update(member.running.shadow_weights.raw_values())
+        return values.items()

@@ -22,7 +22,7 @@ from allennlp_ema.averages.parameters import (
     checked_names,
     selected,
 )
-from allennlp_ema.averages.running_average import RunningAverage
+from allennlp_ema.averages.running_average import RunningAverage, share_parameters
 from allennlp_ema.averages.states import STATE_VERSION, check_entries, check_header, copied
 from allennlp_ema.common.checks import check_choice
 from allennlp_ema.common.from_params import (
@@ -37,6 +37,9 @@ from allennlp_ema.weighting.weighting import Weighting
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+# What a state has only if there is any.
+_OPTIONAL_ENTRIES = ["attachments", "durations", "selected"]
 
 
 class _NoParameters(tuple):
@@ -133,6 +136,8 @@ class MovingAverage(ExplainedFromParams, WithDurations):
             named_parameters = checked_names(parameters)
             self._all_names = [name for name, _ in named_parameters]
             self.running = self._make_running_average(named_parameters)
+            self.raw = RunningAverage(self, self.weighting, self.new_shadow_weights([]))
+            share_parameters(self.assignable())
             if not self.durations.unresolved:
                 self._log_construction()
 
@@ -173,10 +178,10 @@ class MovingAverage(ExplainedFromParams, WithDurations):
         )
 
     def _make_running_average(self, parameters: List[NamedParameter]) -> RunningAverage:
-        parameters = self.select(parameters)
+        parameters = self.averaged_parameters(parameters)
         return RunningAverage(self, self.weighting, self.new_shadow_weights(parameters))
 
-    def select(self, parameters: List[NamedParameter]) -> List[NamedParameter]:
+    def averaged_parameters(self, parameters: List[NamedParameter]) -> List[NamedParameter]:
         """The parameters that are averaged, each of a dtype that can be."""
         parameters = selected(parameters, self.include, self.exclude)
         check_averageable(parameters)
@@ -199,6 +204,9 @@ class MovingAverage(ExplainedFromParams, WithDurations):
 
     def active_member(self) -> "MovingAverage":
         return self
+
+    def named_members(self) -> Dict[str, "MovingAverage"]:
+        return {self.type_name: self}
 
     def state_dict(self, copy: bool = False) -> Dict[str, Any]:
         """
@@ -223,6 +231,8 @@ class MovingAverage(ExplainedFromParams, WithDurations):
         }
         if self.durations.resolved:
             state["durations"] = dict(self.durations.resolved)
+        if self.selected is not None:
+            state["selected"] = self.selected
         return copied(state) if copy or self.is_assigned else state
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
@@ -253,7 +263,8 @@ class MovingAverage(ExplainedFromParams, WithDurations):
             return prepare_load_of_allennlp_state(self.running, self._all_names, state_dict)
         check_header(state_dict, self.type_name)
         entries = ["version", "type", "settings", *self.running.entries]
-        check_entries("state", state_dict, entries, optional=["attachments", "durations"])
+        check_entries("state", state_dict, entries, optional=_OPTIONAL_ENTRIES)
+        self.check_selected(state_dict.get("selected"))
         load_running_average = self.running.prepare_load(state_dict)
         # The number that a schedule has taken the place of says nothing here.
         changeable = self._changeable_settings()
@@ -269,6 +280,7 @@ class MovingAverage(ExplainedFromParams, WithDurations):
                 self._take_over_durations()
             load_running_average()
             self._set_settings(settings)
+            self._selected = state_dict.get("selected")
 
         return load
 

@@ -65,7 +65,7 @@ class WindowMovingAverage(MovingAverage):
         )
 
     def _make_running_average(self, parameters: List[NamedParameter]) -> RunningAverage:
-        parameters = self.select(parameters)
+        parameters = self.averaged_parameters(parameters)
         samples = [self.new_shadow_weights(parameters, True) for _ in range(self.window_size)]
         return _RunningWindow(self, self.weighting, self.new_shadow_weights(parameters), samples)
 

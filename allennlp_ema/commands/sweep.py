@@ -21,7 +21,7 @@ from allennlp_ema.after_training.contents import (
 )
 from allennlp_ema.after_training.finished_training import FinishedTraining
 from allennlp_ema.after_training.finite_values import InfiniteConstants
-from allennlp_ema.after_training.metrics import SignedMetric, chosen_metric
+from allennlp_ema.after_training.metrics import chosen_metric
 from allennlp_ema.after_training.snapshot_synthesis import SnapshotSynthesis
 from allennlp_ema.after_training.trained_model import TrainedModel
 from allennlp_ema.averages.specifications import LENGTH_KEYS
@@ -32,6 +32,7 @@ from allennlp_ema.commands.recalibration import (
 from allennlp_ema.commands.sweep_candidates import Candidate, candidates, stops
 from allennlp_ema.commands.sweep_results import SweepResults
 from allennlp_ema.commands.sweep_values import RAW, SYNTHESIZED, TRACKED, Measurement, SweepValues
+from allennlp_ema.common.metrics import SignedMetric
 from allennlp_ema.weighting.profiles import Combination
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from typing import Any, List, Optional, Sequence, Union
 
 from allennlp.common.checks import ConfigurationError
 
-from allennlp_ema.after_training.metrics import SignedMetric
 from allennlp_ema.commands.sweep_plane import Cell, draw_plane
 from allennlp_ema.commands.sweep_values import RAW, SYNTHESIZED, TRACKED, Measurement
 from allennlp_ema.common.files import written_whole
+from allennlp_ema.common.metrics import SignedMetric
 from allennlp_ema.common.terminal import print_table
 
 # How many values of the key fit above the picture.

@@ -237,9 +237,10 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         Gives the parameters their averages if they have their own values, and else the other way
         round. Twice is the identity, bit for bit, also within `average_values`.
         """
-        if self.moving_average.is_assigned:
+        assigned = self.moving_average.assigned
+        if assigned is not None:
             self._num_set_aside = 0
-            self._names_set_aside = self.moving_average.active_member().running.assigned_names
+            self._names_set_aside = assigned.assigned_names
             while self.moving_average.is_assigned:
                 self.moving_average.restore()
                 self._num_set_aside += 1

@@ -8,7 +8,7 @@ from allennlp.common.checks import ConfigurationError
 
 from allennlp_ema.after_training.best_checkpoints import best_checkpoints
 from allennlp_ema.after_training.finished_training import FinishedTraining
-from allennlp_ema.after_training.metrics import SignedMetric
+from allennlp_ema.common.metrics import SignedMetric
 
 
 def chosen(directory: Path, number: int, *epochs: Any) -> List[str]:

@@ -2,27 +2,25 @@
 What averaging does, epoch by epoch: the callback.
 """
 
-import copy
 import json
 import logging
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Set, Tuple
 
-from allennlp.nn.util import dist_reduce_sum
 from allennlp.training import GradientDescentTrainer
-from allennlp.training import util as training_util
 from allennlp.training.callbacks import TrainerCallback
 from allennlp.training.callbacks.log_writer import LogWriterCallback
-from torch.nn.parallel import DistributedDataParallel
 
+from allennlp_ema.averages.contract import RAW as RAW_WEIGHTS
 from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.common.files import whole_file
 from allennlp_ema.common.from_params import ExplainedFromParams
 from allennlp_ema.training.callbacks.distance import distance_of
 from allennlp_ema.training.callbacks.monitor_picture import AVERAGED, RAW, Row, picture, table
 from allennlp_ema.training.callbacks.non_finite_values import non_finite_values
-from allennlp_ema.training.callbacks.trainer_average import average_of, named_members
-from allennlp_ema.training.callbacks.undisturbed_training import same_data, undisturbed_training
+from allennlp_ema.training.callbacks.selection import MovingAverageSelectionCallback
+from allennlp_ema.training.callbacks.trainer_average import average_of
+from allennlp_ema.training.callbacks.validation_metrics import validation_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +38,8 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
     """
     Shows what averaging does: after each epoch the validation metrics of the raw weights beside
     those of the averaged ones, which are the trainer's own, and how the average stands. Of a bank
-    it shows the active average.
+    it shows the active average. Where `"moving_average_selection"` has selected something, the
+    trainer's own are those of what is selected, whose name the table has; all else stays the same.
 
     The numbers go into `metrics.json` and the `metrics_epoch_*.json`, and so into the console, to
     TensorBoard and to Weights & Biases, if their callbacks stand behind this one in the list:
@@ -163,6 +162,8 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
             "num_averaged": average.num_averaged,
             **figures,
         }
+        if average.selected is not None:
+            row["selected"] = average.selected
         for name, value in averaged.items():
             for key, number in ((AVERAGED + name, value), (RAW + name, raw.get(name))):
                 if isinstance(number, (int, float)):
@@ -189,7 +190,7 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
 
     def _non_finite_share(self, average: MovingAverage, epoch: int) -> float:
         num_values = num_averaged = 0
-        for name, member in named_members(average):
+        for name, member in average.named_members().items():
             found = non_finite_values(member)
             num_values += found.num_values
             num_averaged += found.num_averaged
@@ -223,26 +224,11 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
         return averaged, self._raw_metrics(trainer, epoch) if self.validate_raw else {}
 
     def _raw_metrics(self, trainer: GradientDescentTrainer, epoch: int) -> Dict[str, Any]:
-        logger.info("Validating the raw weights")
-        raw_trainer = copy.copy(trainer)
-        raw_trainer._moving_average = None
-        # What other callbacks make of a validation they make of the averaged weights.
-        raw_trainer._callbacks = []
-        raw_trainer._validation_data_loader = same_data(trainer._validation_data_loader)
-        with undisturbed_training(trainer.model):
-            if isinstance(trainer._pytorch_model, DistributedDataParallel):
-                # Another validation before it has made it believe that all buffers are the same.
-                trainer._pytorch_model.require_forward_param_sync = True
-            loss, reg_loss, num_batches = raw_trainer._validation_loss(epoch)
-            return training_util.get_metrics(
-                trainer.model,
-                dist_reduce_sum(loss),
-                None if reg_loss is None else dist_reduce_sum(reg_loss),
-                batch_loss=None,
-                batch_reg_loss=None,
-                num_batches=dist_reduce_sum(num_batches),
-                reset=True,
-            )
+        for callback in trainer._callbacks:
+            if isinstance(callback, MovingAverageSelectionCallback):
+                if RAW_WEIGHTS in callback.validated:
+                    return callback.validated[RAW_WEIGHTS]
+        return validation_metrics(trainer, epoch, "the raw weights")
 
     def _write(self, metrics: Dict[str, Any], tracked_metrics: List[str]) -> None:
         directory = Path(self.serialization_dir)

@@ -4,7 +4,7 @@ The table of an average along a training, and the picture of it.
 
 import csv
 import io
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Iterable, Sequence
 
 # What is known of one epoch, by column; validation metrics in columns with these prefixes.
 Row = Dict[str, Any]
@@ -56,7 +56,7 @@ def picture(rows: Sequence[Row], metrics: Sequence[str]) -> bytes:
 
     png : `bytes`
         Above the metrics of the averaged and the raw weights against the epoch, below the distance
-        of the two and the effective window.
+        of the two and the effective window; between them what was selected, if anything was.
     """
     # It takes its time to be imported, for which only whoever draws should have to wait.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -65,35 +65,20 @@ def picture(rows: Sequence[Row], metrics: Sequence[str]) -> bytes:
 
     columns = {column for row in rows for column in row}
     metrics = [metric for metric in metrics if AVERAGED + metric in columns]
-    heights = [2.4] * len(metrics) + [1.6, 1.6]
+    names = list(dict.fromkeys(row["selected"] for row in rows if "selected" in row))
+    of_selected = [0.5 + 0.2 * len(names)] if names else []
+    heights = [2.4] * len(metrics) + of_selected + [1.6, 1.6]
     figure = Figure(figsize=(6.0, sum(heights) + 0.4), constrained_layout=True)
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(
         len(heights), sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
     )[:, 0]
 
-    def plot(axes: Any, column: str, **style: Any) -> None:
-        points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
-        axes.plot([epoch for epoch, _ in points], [value for _, value in points], **style)
-
-    for axes, metric in zip(all_axes, metrics):
-        plot(axes, AVERAGED + metric, label="averaged weights", **_AVERAGED_STYLE)
-        if RAW + metric in columns:
-            plot(axes, RAW + metric, label="raw weights", **_RAW_STYLE)
-        axes.set_ylabel(f"validation {metric}")
-    if metrics:
-        all_axes[0].legend(ncol=2, **_ABOVE)
-    distance_axes, window_axes = all_axes[-2:]
-    plot(distance_axes, "distance", **_WEIGHTS_STYLE)
-    distance_axes.set_ylabel("distance from raw\nweights (relative)")
-    plot(window_axes, "effective_window", **_WEIGHTS_STYLE)
-    window_axes.set_ylabel("effective window\n(updates)")
-    _mark_without_samples(window_axes, rows)
-    for axes in (distance_axes, window_axes):
-        axes.set_ylim(bottom=0.0)
-    window_axes.set_xlabel("epoch")
-    window_axes.set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
-    window_axes.xaxis.set_major_locator(
+    _draw_metrics(all_axes, rows, metrics, f"{'selected' if names else 'averaged'} weights")
+    _draw_weights(all_axes[-2], all_axes[-1], rows)
+    all_axes[-1].set_xlabel("epoch")
+    all_axes[-1].set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
+    all_axes[-1].xaxis.set_major_locator(
         MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
     )
     for axes in all_axes:
@@ -101,10 +86,48 @@ def picture(rows: Sequence[Row], metrics: Sequence[str]) -> bytes:
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines["top"].set_visible(False)
         axes.spines["right"].set_visible(False)
+    if names:
+        _draw_selected(all_axes[len(metrics)], rows, names)
     figure.align_ylabels()
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=150)
     return png.getvalue()
+
+
+def _plot(axes: Any, rows: Sequence[Row], column: str, **style: Any) -> None:
+    points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
+    axes.plot([epoch for epoch, _ in points], [value for _, value in points], **style)
+
+
+def _draw_metrics(
+    all_axes: Iterable[Any], rows: Sequence[Row], metrics: Sequence[str], label: str
+) -> None:
+    for number, (axes, metric) in enumerate(zip(all_axes, metrics)):
+        _plot(axes, rows, AVERAGED + metric, label=label, **_AVERAGED_STYLE)
+        if any(RAW + metric in row for row in rows):
+            _plot(axes, rows, RAW + metric, label="raw weights", **_RAW_STYLE)
+        axes.set_ylabel(f"validation {metric}")
+        if number == 0:
+            axes.legend(ncol=2, **_ABOVE)
+
+
+def _draw_weights(distance_axes: Any, window_axes: Any, rows: Sequence[Row]) -> None:
+    _plot(distance_axes, rows, "distance", **_WEIGHTS_STYLE)
+    distance_axes.set_ylabel("distance from raw\nweights (relative)")
+    _plot(window_axes, rows, "effective_window", **_WEIGHTS_STYLE)
+    window_axes.set_ylabel("effective window\n(updates)")
+    _mark_without_samples(window_axes, rows)
+    for axes in (distance_axes, window_axes):
+        axes.set_ylim(bottom=0.0)
+
+
+def _draw_selected(axes: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
+    points = [(row["epoch"], names.index(row["selected"])) for row in rows if "selected" in row]
+    axes.plot(*zip(*points), **{**_WEIGHTS_STYLE, "linestyle": "none"})
+    axes.set_yticks(range(len(names)))
+    axes.set_yticklabels(names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylabel("selected")
 
 
 def _mark_without_samples(axes: Any, rows: Sequence[Row]) -> None:

@@ -19,7 +19,7 @@ from allennlp_ema.averages.snapshot_files import (
 from allennlp_ema.common.checks import check_integer
 from allennlp_ema.common.files import PARTIAL
 from allennlp_ema.common.from_params import ExplainedFromParams
-from allennlp_ema.training.callbacks.trainer_average import average_of, named_members
+from allennlp_ema.training.callbacks.trainer_average import average_of
 from allennlp_ema.training.training_length import training_length
 from allennlp_ema.weighting.duration import Duration, check_updates
 
@@ -115,7 +115,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
                 'the callback "moving_average_snapshots" cannot write the averages of a sharded '
                 "model: each process has only a part of them"
             )
-        for _, average in named_members(self._average):
+        for average in self._average.members():
             check_writable(average)
         if is_primary:
             for path, num_updates in snapshot_paths(self._path).items():
@@ -178,7 +178,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             # The trainer averages the parameters of a `DistributedDataParallel`.
             return name if name in own_names else name[len("module.") :]
 
-        for name, average in named_members(self._average):
+        for name, average in self._average.named_members().items():
             path = snapshot_path(self._path, average.num_updates, name)
             if not path.exists():
                 write_snapshot(path, name, average, own_name)

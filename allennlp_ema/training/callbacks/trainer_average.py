@@ -2,15 +2,10 @@
 The average of a trainer, for callbacks.
 """
 
-from typing import Iterator, Optional, Tuple
-
 from allennlp.common.checks import ConfigurationError
 from allennlp.training import GradientDescentTrainer
-from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
-from allennlp_ema.averages import BankMovingAverage
 from allennlp_ema.averages.moving_average import MovingAverage
-from allennlp_ema.common.from_params import registered_name
 
 
 def average_of(trainer: GradientDescentTrainer, callback: str) -> MovingAverage:
@@ -34,14 +29,3 @@ def average_of(trainer: GradientDescentTrainer, callback: str) -> MovingAverage:
             f"is a {cls.__module__}.{cls.__qualname__}"
         )
     return average
-
-
-def named_members(
-    average: MovingAverage, name: Optional[str] = None
-) -> Iterator[Tuple[str, MovingAverage]]:
-    """Each average of a bank by its name there, or `average` itself by that of its type."""
-    if isinstance(average, BankMovingAverage):
-        for key, member in average.averages.items():
-            yield from named_members(member, key if name is None else f"{name}.{key}")
-    else:
-        yield name or registered_name(average, AllenNLPMovingAverage), average

@@ -51,15 +51,14 @@ def save_raw_weights_during_validation() -> None:
     def save_raw_weights(self: Any, trainer: Any) -> None:
         average: Any = getattr(trainer, "_moving_average", None)
         restored = []
-        for member in average.members() if hasattr(average, "members") else []:
-            while member.is_assigned:
-                member.restore()
-                restored.append(member)
+        while getattr(average, "assigned", None) is not None:
+            restored.append((average.assigned, average.assigned.assigned_names))
+            average.restore()
         try:
             save_checkpoint(self, trainer)
         finally:
-            for member in restored:
-                member.assign_average_value()
+            for running, names in restored:
+                running.assign(names)
 
     checkpointer.save_checkpoint = save_raw_weights
 

@@ -102,11 +102,35 @@ def test_epochs_without_a_number_are_left_out(figures: List[Figure]) -> None:
     assert list(raw.get_xdata()) == [1, 2]
 
 
-@pytest.mark.parametrize("num_epochs, scale", [(1, 1.0), (3, 1.0), (20, 1e-9), (300, 1e9)])
+def test_what_was_selected_stands_between(figures: List[Figure]) -> None:
+    some = rows(4)
+    for row, name in zip(some[1:], ["raw", "slow", "raw"]):
+        row["selected"] = name
+    picture(some, ["accuracy"])
+    metric, selected, distance, _ = figures[0].axes
+    assert [text.get_text() for text in metric.get_legend().get_texts()][0] == "selected weights"
+    assert selected.get_ylabel() == "selected" and "distance" in distance.get_ylabel()
+    (line,) = selected.get_lines()
+    names = [text.get_text() for text in selected.get_yticklabels()]
+    at = {epoch: names[place] for epoch, place in zip(*line.get_data())}
+    assert at == {1: "raw", 2: "slow", 3: "raw"}
+
+
+@pytest.mark.parametrize(
+    "num_epochs, scale, names",
+    [
+        (1, 1.0, ["raw"]),
+        (3, 1.0, []),
+        (20, 1e-9, ["short", "a bank.of a long name"]),
+        (300, 1e9, ["raw"]),
+    ],
+)
 def test_nothing_lies_on_anything_else(
-    num_epochs: int, scale: float, figures: List[Figure]
+    num_epochs: int, scale: float, names: List[str], figures: List[Figure]
 ) -> None:
     some = rows(num_epochs, distance=scale, effective_window=scale)
+    for row, name in zip(some, itertools.cycle(names)):
+        row["selected"] = name
     some[0]["effective_window"] = None
     picture(some, ["accuracy", "loss"])
     figure = figures[0]
@@ -136,7 +160,7 @@ def test_nothing_lies_on_anything_else(
 def _is_within(axes: Any, text: Any) -> bool:
     """Whether a tick's label is drawn: those beyond the ends of an axis are not."""
     if text in axes.get_yticklabels():
-        low, high = axes.get_ylim()
+        low, high = sorted(axes.get_ylim())
         return low <= text.get_position()[1] <= high
     if text in axes.get_xticklabels():
         low, high = axes.get_xlim()

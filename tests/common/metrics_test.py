@@ -4,7 +4,7 @@ from allennlp.training.metric_tracker import MetricTracker
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allennlp_ema.after_training.metrics import SignedMetric
+from allennlp_ema.common.metrics import SignedMetric
 
 METRICS = {"accuracy": 0.75, "loss": 2.5, "f1": [0.5, 0.25]}
 
@@ -34,8 +34,14 @@ def test_words_have_the_sign_of_the_metric_itself():
 
 @pytest.mark.parametrize("names", ["accuracy", "+", "", [], ["+accuracy", "loss"], [3], None, 3])
 def test_names_without_a_sign_are_refused(names):
-    with pytest.raises(ConfigurationError, match='^"validation_metric" is .* after a -: --metric'):
-        SignedMetric(names, '"validation_metric"')
+    with pytest.raises(
+        ConfigurationError, match='^"metric" is .* after a -: "\\+accuracy", "-loss"$'
+    ):
+        SignedMetric(names, '"metric"')
+    with pytest.raises(
+        ConfigurationError, match="^--metric is .* a -: --metric \\+accuracy, --metric=-"
+    ):
+        SignedMetric(names)
 
 
 def test_a_metric_that_is_missing_or_no_number_is_refused():

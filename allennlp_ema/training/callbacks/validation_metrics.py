@@ -1,0 +1,71 @@
+"""
+The validation metrics of what a model holds, in a training that does not notice.
+"""
+
+import contextlib
+import copy
+import logging
+from typing import Any, Dict, Iterator
+
+from allennlp.common import Tqdm
+from allennlp.nn.util import dist_reduce_sum
+from allennlp.training import GradientDescentTrainer
+from allennlp.training import util as training_util
+from torch.nn.parallel import DistributedDataParallel
+
+from allennlp_ema.training.callbacks.undisturbed_training import same_data, undisturbed_training
+
+logger = logging.getLogger(__name__)
+
+
+def validation_metrics(trainer: GradientDescentTrainer, epoch: int, what: str) -> Dict[str, Any]:
+    """
+    Validates the weights that the model holds at present, by the trainer's own validation. All
+    workers have to do it together.
+
+    # Parameters
+
+    trainer : `GradientDescentTrainer`
+        One with validation data.
+    epoch : `int`
+    what : `str`
+        What the model holds, for the log and for the progress bar.
+    """
+    logger.info("Validating %s", what)
+    other = copy.copy(trainer)
+    other._moving_average = None
+    # What other callbacks make of a validation they make of the trainer's own.
+    other._callbacks = []
+    # Its own progress bar does not say what it is of.
+    other._primary = False
+    with undisturbed_training(trainer.model), _buffers_of_the_primary(trainer):
+        data_loader: Any = same_data(trainer._validation_data_loader)
+        other._validation_data_loader = Tqdm.tqdm(
+            data_loader, desc=f"validating {what}", disable=not trainer._primary
+        )
+        # That of the class, because a callback may have put another in its place.
+        loss, reg_loss, num_batches = type(trainer)._validation_loss(other, epoch)
+        return training_util.get_metrics(
+            trainer.model,
+            dist_reduce_sum(loss),
+            None if reg_loss is None else dist_reduce_sum(reg_loss),
+            batch_loss=None,
+            batch_reg_loss=None,
+            num_batches=dist_reduce_sum(num_batches),
+            reset=True,
+        )
+
+
+@contextlib.contextmanager
+def _buffers_of_the_primary(trainer: GradientDescentTrainer) -> Iterator[None]:
+    model: Any = trainer._pytorch_model
+    if not isinstance(model, DistributedDataParallel):
+        yield
+        return
+    before = model.require_forward_param_sync
+    # An earlier validation has made it believe that all buffers are the same.
+    model.require_forward_param_sync = True
+    try:
+        yield
+    finally:
+        model.require_forward_param_sync = before
