@@ -49,6 +49,13 @@ class MovingAverageSelectionCallback(ExplainedFromParams, TrainerCallback):
     `batches_per_epoch` gives all candidates the same batches, and the trainer others. Beside
     `"moving_average_buffers"` each average has buffers of its own.
 
+    ```python
+    >>> params = Params({"type": "moving_average_selection", "metric": "+accuracy"})
+    >>> TrainerCallback.from_params(params, serialization_dir="run").metric
+    '+accuracy'
+
+    ```
+
     Registered as a `TrainerCallback` with name "moving_average_selection".
 
     # Parameters
