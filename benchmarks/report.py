@@ -91,7 +91,14 @@ def targets(results: Results) -> List[Target]:
             results.get("training", {}).get("on_against_off"),
         ),
     ]
+    for case, overlap in _overlaps(results).items():
+        what = f'averaging with `"sequential_update": false`, {case}, main thread'
+        found.append(Target(what, 0.1, "% of a step", 100 * overlap["share_beside"]))
     return found
+
+
+def _overlaps(results: Results) -> Dict[str, Any]:
+    return {key.partition(": ")[2]: v for key, v in results.items() if key.startswith("overlap: ")}
 
 
 def _of_floor(timings: Optional[Results], name: str = OURS) -> Optional[float]:
@@ -167,14 +174,7 @@ def _sections(results: Results) -> List[str]:
             f"Import: AllenNLP's command line {seconds['allennlp']:.2f} s, allennlp_ema after it "
             f"{seconds['allennlp_ema']:.2f} s."
         )
-    if "training" in results:
-        training = results["training"]
-        parts.append(
-            "`allennlp train training_configs/ud_ewt.jsonnet`, one thread: "
-            f"{training['updates_per_second_on']:.1f} updates a second with the average, "
-            f"{training['updates_per_second_off']:.1f} without; averaging itself is "
-            f"{100 * training['share']:.2f}% of a step."
-        )
+    parts += _training_parts(results)
     if results.get("cuda"):
         columns = list(next(iter(results["cuda"].values())))
         parts += [
@@ -187,6 +187,42 @@ def _sections(results: Results) -> List[str]:
                 ],
             ),
         ]
+    return parts
+
+
+def _training_parts(results: Results) -> List[str]:
+    parts = []
+    if "training" in results:
+        training = results["training"]
+        parts.append(
+            "`allennlp train training_configs/ud_ewt.jsonnet`, one thread: "
+            f"{training['updates_per_second_on']:.1f} updates a second with the average, "
+            f"{training['updates_per_second_off']:.1f} without; averaging itself is "
+            f"{100 * training['share']:.2f}% of a step."
+        )
+    if _overlaps(results):
+        parts += [
+            'Steps of `allennlp train` with `"sequential_update": false`, in multiples of the time '
+            "that they take with true, and what averaging takes of them on the main thread:",
+            _table(
+                ["", "steps", "averaging with false", "with true"],
+                [
+                    [
+                        case,
+                        f"{overlap['beside_against_sequential']:.3f}",
+                        f"{100 * overlap['share_beside']:.2f}%",
+                        f"{100 * overlap['share_sequential']:.2f}%",
+                    ]
+                    for case, overlap in _overlaps(results).items()
+                ],
+            ),
+        ]
+    if "snapshot" in results:
+        snapshot = results["snapshot"]
+        parts.append(
+            f"A snapshot of {LARGE}: a step waits {snapshot['copy']:.2f} s for the copy; the file "
+            f"takes {snapshot['write']:.2f} s beside the training."
+        )
     return parts
 
 

@@ -23,6 +23,7 @@ from benchmarks.footprint import import_seconds, memory
 from benchmarks.implementations import NAMES, missing, versions
 from benchmarks.models import MODELS, Shapes, model, of_64_tensors
 from benchmarks.report import LARGE, RESULTS, write_report
+from benchmarks.snapshots import snapshot_seconds
 from benchmarks.times import (
     bank_updates,
     constructions,
@@ -32,7 +33,7 @@ from benchmarks.times import (
     updates,
     updates_by_size,
 )
-from benchmarks.training import training_speed
+from benchmarks.training import overlap_speed, training_speed
 
 SIZES = [4**power for power in range(5, 14)]
 TRAINING_CONFIG = Path(__file__).parent.parent / "training_configs" / "ud_ewt.jsonnet"
@@ -75,6 +76,11 @@ def sections(
         "memory": lambda: memory(names, LARGE),
         "import seconds": lambda: import_seconds(repeats=5),
         "training": lambda: training_speed(TRAINING_CONFIG, num_epochs=5),
+        "overlap: tagger": lambda: overlap_speed(TRAINING_CONFIG, 7, max_instances=1792),
+        "overlap: embedding of 20M": lambda: overlap_speed(
+            TRAINING_CONFIG, 7, num_values=20_000_000, max_instances=1792
+        ),
+        "snapshot": lambda: snapshot_seconds(large),
         "cuda": lambda: on_device(large, names),
     }
 
@@ -114,8 +120,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
         if unknown:
             parser.error(f"--only: {unknown} is none of {to_measure}")
         to_measure = options.only
-    if "UD_EWT" not in os.environ and "training" in to_measure:
-        to_measure.remove("training")
+    on_treebank = [name for name in to_measure if name == "training" or "overlap" in name]
+    if "UD_EWT" not in os.environ and on_treebank:
+        to_measure = [name for name in to_measure if name not in on_treebank]
         print(
             "The speed of training is left out: UD_EWT is not set to the folder of a treebank's "
             "train.tsv and dev.tsv.",

@@ -103,19 +103,29 @@ def check_writable(average: MovingAverage) -> None:
             )
 
 
-def write_snapshot(
-    path: Path,
-    name: str,
-    average: MovingAverage,
-    own_name: Callable[[str], str] = str,
-) -> None:
+class TakenSnapshot(NamedTuple):
     """
-    Writes the present values of `average`, in float32, whole or not at all.
+    What `write_snapshot` writes; it does not change with the average any more.
 
     # Parameters
 
-    path : `Path`
-        See `snapshot_path`. The directory is made if it is not there.
+    values : `Dict[str, Tensor]`
+        In float32 on the CPU, by the names of their parameters.
+    metadata : `Dict[str, str]`
+    """
+
+    values: Dict[str, Tensor]
+    metadata: Dict[str, str]
+
+
+def take_snapshot(
+    name: str, average: MovingAverage, own_name: Callable[[str], str] = str
+) -> TakenSnapshot:
+    """
+    Copies the present values of `average`.
+
+    # Parameters
+
     name : `str`
         Of the average in its bank.
     average : `MovingAverage`
@@ -134,7 +144,9 @@ def write_snapshot(
             tied[parameter] = seen[memory]
             continue
         seen[memory] = parameter
-        values[parameter] = value
+        values[parameter] = value.detach().to(
+            "cpu", torch.float32, copy=True, memory_format=torch.contiguous_format
+        )
     description = {
         "name": name,
         "specification": specification_of(average),
@@ -147,14 +159,27 @@ def write_snapshot(
         "format_version": str(FORMAT_VERSION),
         "snapshot": json.dumps(description),
     }
+    return TakenSnapshot(values, metadata)
+
+
+def write_snapshot(path: Path, snapshot: TakenSnapshot) -> None:
+    """
+    Writes a snapshot whole or not at all.
+
+    # Parameters
+
+    path : `Path`
+        See `snapshot_path`. The directory is made if it is not there.
+    snapshot : `TakenSnapshot`
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as partial:
-        _write_safetensors(partial, values, metadata)
+        _write_safetensors(partial, snapshot.values, snapshot.metadata)
 
 
 def _write_safetensors(path: Path, values: Dict[str, Tensor], metadata: Dict[str, str]) -> None:
     """
-    One value at a time is copied. The library's own functions copy all of them, or leave files of
+    Nothing is copied once more. The library's own functions copy all values, or leave files of
     other names behind where they are killed, which only their owner can read.
     """
     header: Dict[str, Any] = {"__metadata__": metadata}
@@ -168,8 +193,7 @@ def _write_safetensors(path: Path, values: Dict[str, Tensor], metadata: Dict[str
     with open(str(path), "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for value in values.values():
-            on_cpu = value.detach().to("cpu", torch.float32).contiguous()
-            file.write(on_cpu.numpy().astype("<f4", copy=False).data)
+            file.write(value.numpy().astype("<f4", copy=False).data)
 
 
 def read_snapshot(path: Path) -> Snapshot:

@@ -18,6 +18,7 @@ from allennlp_ema.averages.snapshot_files import (
     read_snapshot,
     snapshot_path,
     snapshot_paths,
+    take_snapshot,
     write_snapshot,
 )
 from allennlp_ema.averages.specifications import specification_of
@@ -44,7 +45,7 @@ def averaged(num_updates: int = 3, **specification: Any) -> MovingAverage:
 
 def written(directory: Path, average: MovingAverage, name: str = "uniform", **how: Any) -> Path:
     path = snapshot_path(directory, average.num_updates, name)
-    write_snapshot(path, name, average, **how)
+    write_snapshot(path, take_snapshot(name, average, **how))
     return path
 
 
@@ -82,6 +83,17 @@ def test_the_state_of_an_average_that_is_assigned(tmp_path):
     with average.average_values():
         path = written(tmp_path, average)
     assert load_file(str(path))["scalar"] == 2.0
+
+
+def test_what_was_taken_does_not_change_with_the_average(tmp_path):
+    average = averaged(3)
+    expected = written(tmp_path, average).read_bytes()
+    taken = take_snapshot("uniform", average)
+    average.apply(4)
+    for shadow in dict(average.named_averages()).values():
+        shadow.zero_()
+    write_snapshot(tmp_path / "later.safetensors", taken)
+    assert (tmp_path / "later.safetensors").read_bytes() == expected
 
 
 def test_tied_parameters_are_written_once(tmp_path):

@@ -17,7 +17,7 @@ from benchmarks.models import MODELS, model, num_values, of_64_tensors
 from benchmarks.report import targets, write_report
 from benchmarks.run import sections
 from benchmarks.timing import FLOOR, Timing
-from benchmarks.training import training_speed
+from benchmarks.training import overlap_speed, training_speed
 from tests.support.training_runs import tagger_config
 
 TINY = {name: [(3, 2), (5,)] for name in MODELS}
@@ -91,6 +91,8 @@ def test_every_time_is_of_everyone_who_can(monkeypatch: pytest.MonkeyPatch) -> N
     by_size = measured["updates by size"]()
     assert set(by_size) == {64} and set(by_size[64]) == {FLOOR, *INSTALLED}
 
+    assert all(seconds > 0 for seconds in measured["snapshot"]())
+
 
 def check(timings: Dict[str, Timing]) -> None:
     assert all(t.milliseconds > 0 and math.isfinite(t.times_the_floor) for t in timings.values())
@@ -111,6 +113,17 @@ def test_training_has_steps_with_and_without(tmp_path: Path) -> None:
     assert speed.on_against_off == pytest.approx(
         speed.updates_per_second_off / speed.updates_per_second_on
     )
+
+
+@pytest.mark.parametrize("num_values", [None, 50_000])
+def test_training_has_steps_with_updates_beside_them_and_without(
+    num_values: Any, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.jsonnet"
+    config.write_text(json.dumps(tagger_config(moving_average={"type": "exponential"})))
+    speed = overlap_speed(config, 3, num_values, max_instances=20, stretch=1)
+    assert speed.beside_against_sequential > 0
+    assert 0 < speed.share_beside < 1 and 0 < speed.share_sequential < 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -146,6 +159,25 @@ def test_targets_are_of_the_version_of_torch() -> None:
     assert found["update, BERT-base", "the floor"] == 1.25
     assert found["update, BERT-base", "the fastest peer"] == 1.25
     assert found["update, small tagger", "AllenNLP's own time"] is None
+
+
+def test_updates_beside_the_steps_and_snapshots_are_reported(tmp_path: Path) -> None:
+    overlap = {
+        "beside_against_sequential": 0.95,
+        "share_beside": 0.0005,
+        "share_sequential": 0.06,
+    }
+    found = results(
+        "2.13.0", **{"overlap: tagger": overlap, "snapshot": {"copy": 0.25, "write": 1.5}}
+    )
+    assert [t.reached for t in targets(found) if t.of == "% of a step"] == [0.05]
+    (tmp_path / "torch-2.13.0.json").write_text(json.dumps(found))
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results --><!-- end -->", encoding="utf-8")
+    write_report(tmp_path, readme)
+    text = readme.read_text(encoding="utf-8")
+    assert "| tagger | 0.950 | 0.05% | 6.00% |" in text
+    assert "a step waits 0.25 s for the copy; the file takes 1.50 s beside" in text
 
 
 def test_the_report_is_put_between_the_marks(tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ from allennlp.training import GradientDescentTrainer
 from allennlp.training.callbacks import TrainerCallback
 
 from allennlp_ema.averages.snapshot_files import (
+    TakenSnapshot,
     check_writable,
     snapshot_path,
     snapshot_paths,
+    take_snapshot,
     write_snapshot,
 )
+from allennlp_ema.common.background import Background
 from allennlp_ema.common.checks import check_integer
 from allennlp_ema.common.files import PARTIAL
 from allennlp_ema.common.from_params import ExplainedFromParams
@@ -46,9 +49,14 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
     "callbacks": [{"type": "moving_average_snapshots"}],
     ```
 
-    A snapshot takes 4 bytes for each averaged value, and is written whole or not at all. What lies
-    beyond the point from which `--recover` goes on is removed. Under `distributed` the primary
-    process writes.
+    A snapshot takes 4 bytes for each averaged value. It is copied to host memory between two steps
+    and written beside the training, whole or not at all; one that comes before this is done waits.
+    An error in writing ends the training at its next step.
+
+    What lies beyond the point from which `--recover` goes on is removed, and nothing before it is
+    missing: a checkpoint is not saved before the snapshots of earlier updates are on the disk, and
+    one of the same update is written from the checkpoint's averages if it was not. Under
+    `distributed` the primary process writes.
 
     ```python
     >>> from allennlp.training.callbacks import TrainerCallback
@@ -101,6 +109,8 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         self.keep = keep
         self.directory = directory
         self._path = Path(serialization_dir) / directory
+        self._writing = Background()
+        self._num_updates_taken = 0
 
     def on_start(
         self, trainer: GradientDescentTrainer, is_primary: bool = True, **kwargs: Any
@@ -125,6 +135,16 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             # What safetensors leaves of a file when it is killed.
             for temporary in self._path.glob(".tmp*"):
                 temporary.unlink()
+            if self._average.num_updates and self._is_due_at_checkpoint(trainer):
+                self._take()
+
+    def _is_due_at_checkpoint(self, trainer: GradientDescentTrainer) -> bool:
+        if self.every_num_updates is not None:
+            return self._average.num_updates % self.every_num_updates == 0
+        assert self.every_num_epochs is not None
+        num_epochs = trainer._start_after_epochs_completed
+        is_at_end = trainer._start_after_batches_in_epoch_completed == 0
+        return is_at_end and num_epochs % self.every_num_epochs == 0
 
     def on_batch(
         self,
@@ -139,10 +159,11 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         batch_grad_norm: Optional[float] = None,
         **kwargs: Any,
     ) -> None:
+        self._writing.check()
         every = self.every_num_updates
         if is_training and is_primary and every is not None:
             if self._average.num_updates % every == 0:
-                self._write()
+                self._take()
 
     def on_epoch(
         self,
@@ -154,7 +175,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
     ) -> None:
         every = self.every_num_epochs
         if is_primary and every is not None and (epoch + 1) % every == 0:
-            self._write()
+            self._take()
 
     def on_end(
         self,
@@ -165,10 +186,25 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         **kwargs: Any,
     ) -> None:
         # There are no metrics if the training failed.
-        if is_primary and metrics is not None:
-            self._write()
+        if metrics is not None:
+            if is_primary:
+                self._take()
+            self._writing.wait()
+            return
+        try:
+            self._writing.wait()
+        except Exception as error:
+            # What ended the training is what is raised.
+            logger.error("The last snapshot was not written: %s", error)
 
-    def _write(self) -> None:
+    def state_dict(self) -> Dict[str, Any]:
+        if self._num_updates_taken < self._average.num_updates:
+            self._writing.wait()
+        return {}
+
+    def _take(self) -> None:
+        # After this the files say what is missing.
+        self._writing.wait()
         if self._average.num_updates == 0:
             return
         assert self.trainer is not None
@@ -178,11 +214,18 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             # The trainer averages the parameters of a `DistributedDataParallel`.
             return name if name in own_names else name[len("module.") :]
 
+        taken = {}
         for name, average in self._average.named_members().items():
             path = snapshot_path(self._path, average.num_updates, name)
             if not path.exists():
-                write_snapshot(path, name, average, own_name)
-                logger.info('Wrote the average "%s" to %s', name, path)
+                taken[path] = take_snapshot(name, average, own_name)
+        self._num_updates_taken = self._average.num_updates
+        self._writing.run(self._write, taken)
+
+    def _write(self, taken: Dict[Path, TakenSnapshot]) -> None:
+        for path, snapshot in taken.items():
+            write_snapshot(path, snapshot)
+            logger.info("Wrote a snapshot of the average to %s", path)
         if self.keep is not None:
             paths = snapshot_paths(self._path)
             kept = sorted(set(paths.values()))[-self.keep :]

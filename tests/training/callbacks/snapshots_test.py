@@ -137,6 +137,9 @@ class Run:
             self.callback.on_batch(self.trainer, [], [], {}, 0, number, True, is_primary)
             self.callback.on_batch(self.trainer, [], [], {}, 0, number, False, is_primary)
 
+    def end(self) -> None:
+        self.callback.on_end(self.trainer, metrics={}, epoch=0)
+
 
 def test_under_distributed_the_primary_writes_and_names_have_no_prefix(tmp_path):
     run = Run(tmp_path, prefix="module.", every_num_updates=2)
@@ -146,6 +149,7 @@ def test_under_distributed_the_primary_writes_and_names_have_no_prefix(tmp_path)
     run.callback.on_end(run.trainer, {}, 0, is_primary=False)
     assert not (tmp_path / "averages").exists()
     run.updates(3, 4)
+    run.end()
     (snapshot,) = find_snapshots(tmp_path / "averages")
     assert snapshot.shapes == {"weight": (2, 2), "bias": (2,)}
 
@@ -156,7 +160,7 @@ def test_a_training_that_failed_writes_no_last_snapshot(tmp_path):
     run.updates(1, 2)
     run.callback.on_end(run.trainer, metrics=None, epoch=None)
     assert not (tmp_path / "averages").exists()
-    run.callback.on_end(run.trainer, metrics={}, epoch=0)
+    run.end()
     assert updates(tmp_path / "averages") == [2]
 
 
@@ -171,6 +175,7 @@ def test_the_averages_of_banks_within_a_bank_are_named_by_both(tmp_path):
     assert not (tmp_path / "averages").exists()
     run.trainer._moving_average.apply(1)
     run.callback.on_epoch(run.trainer, {}, 0)
+    run.end()
     assert [snapshot.name for snapshot in find_snapshots(tmp_path / "averages")] == [
         "last",
         "outer.long",
