@@ -24,7 +24,10 @@ from allennlp_ema.common.files import written_whole
 from allennlp_ema.common.from_params import ExplainedFromParams
 from allennlp_ema.common.metrics import SignedMetric
 from allennlp_ema.training.callbacks.trainer_average import average_of
-from allennlp_ema.training.callbacks.validation_metrics import validation_metrics
+from allennlp_ema.training.callbacks.validation_metrics import (
+    validation_metric_of,
+    validation_metrics,
+)
 from allennlp_ema.training.replaced import replaced
 
 logger = logging.getLogger(__name__)
@@ -37,17 +40,14 @@ class MovingAverageSelectionCallback(ExplainedFromParams, TrainerCallback):
     average, and selects the best, which `assign_average_value` assigns until the next validation.
     So the trainer's own validation, early stopping, `best.th` and `model.tar.gz` are of the best
     candidate of the best epoch, and by the validation metric never worse than without averaging.
-    With a bank of several lengths there is no length to choose.
 
-    What is assigned stands as `selected` in the `metrics_epoch_*.json`, in the log with the metric
-    of each candidate, and with `"moving_average_monitor"` in its table and picture; `best_selected`
-    is that of the best epoch. It is in the state of the average, and so holds after `--recover`
-    too, and for whoever calls `average_values()`.
+    What is assigned stands as `selected` in the `metrics_epoch_*.json`, in the log with the metrics
+    and in the table and picture of `"moving_average_monitor"`; `best_selected` is that of the best
+    epoch. It is in the average's state, so it holds after `--recover` and for `average_values()`.
 
-    Each candidate takes one more validation. They do not change the training: random numbers,
+    Each candidate takes one more validation, which the training does not notice: random numbers,
     metrics, buffers and the order of the data stay what they would be without. A loader with
-    `batches_per_epoch` gives all candidates the same batches, and the trainer others. Beside
-    `"moving_average_buffers"` each average has buffers of its own.
+    `batches_per_epoch` gives all candidates the same batches, and the trainer others.
 
     ```python
     >>> params = Params({"type": "moving_average_selection", "metric": "+accuracy"})
@@ -103,7 +103,7 @@ class MovingAverageSelectionCallback(ExplainedFromParams, TrainerCallback):
             trainer._validation_loss,
             average,
             self._candidates_of(average),
-            self._signed_metric or _validation_metric_of(trainer),
+            self._signed_metric or validation_metric_of(trainer),
         )
         self._until_the_end.enter_context(replaced(trainer, "_validation_loss", select_first))
 
@@ -118,9 +118,8 @@ class MovingAverageSelectionCallback(ExplainedFromParams, TrainerCallback):
         names = [*members, RAW] if self.candidates is None else self.candidates
         for name in names:
             check_choice("candidates", name, [*members, RAW])
-        return sorted(
-            dict.fromkeys(names), key=lambda name: members.get(name) is not average.active_member()
-        )
+        configured = average.active_member()
+        return sorted(dict.fromkeys(names), key=lambda name: members.get(name) is not configured)
 
     def _select_and_validate(
         self,
@@ -198,9 +197,3 @@ class MovingAverageSelectionCallback(ExplainedFromParams, TrainerCallback):
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         self._selected_in_epoch = dict(state_dict["selected"])
-
-
-def _validation_metric_of(trainer: GradientDescentTrainer) -> SignedMetric:
-    tracked = trainer._metric_tracker.tracked_metrics
-    names = [("+" if sign > 0 else "-") + name for sign, name in tracked]
-    return SignedMetric(names, '"validation_metric"')

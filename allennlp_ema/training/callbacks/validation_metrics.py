@@ -13,6 +13,7 @@ from allennlp.training import GradientDescentTrainer
 from allennlp.training import util as training_util
 from torch.nn.parallel import DistributedDataParallel
 
+from allennlp_ema.common.metrics import SignedMetric
 from allennlp_ema.training.callbacks.undisturbed_training import same_data, undisturbed_training
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,13 @@ def validation_metrics(trainer: GradientDescentTrainer, epoch: int, what: str) -
             num_batches=dist_reduce_sum(num_batches),
             reset=True,
         )
+
+
+def validation_metric_of(trainer: GradientDescentTrainer) -> SignedMetric:
+    """The trainer's `validation_metric`."""
+    tracked = trainer._metric_tracker.tracked_metrics
+    names = [("+" if sign > 0 else "-") + name for sign, name in tracked]
+    return SignedMetric(names, '"validation_metric"')
 
 
 @contextlib.contextmanager
