@@ -72,7 +72,7 @@ def interleaved(
         How often each is called in its turn. `None` means for 2 milliseconds.
     """
     times: Dict[str, List[float]] = {}
-    with _one_thread_without_garbage_collection():
+    with one_thread_without_garbage_collection():
         for _ in range(_PLACEMENTS):
             # Some implementations leave their copies of the model in cycles.
             gc.collect()
@@ -115,7 +115,7 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 @contextmanager
-def _one_thread_without_garbage_collection() -> Iterator[None]:
+def one_thread_without_garbage_collection() -> Iterator[None]:
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     gc.disable()

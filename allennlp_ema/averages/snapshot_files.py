@@ -119,7 +119,10 @@ class TakenSnapshot(NamedTuple):
 
 
 def take_snapshot(
-    name: str, average: MovingAverage, own_name: Callable[[str], str] = str
+    name: str,
+    average: MovingAverage,
+    own_name: Callable[[str], str] = str,
+    previous: Optional[TakenSnapshot] = None,
 ) -> TakenSnapshot:
     """
     Copies the present values of `average`.
@@ -132,8 +135,12 @@ def take_snapshot(
         Which is `check_writable`.
     own_name : `Callable[[str], str]`, optional
         What a parameter is called in the model, by its name in the average.
+    previous : `Optional[TakenSnapshot]`, optional (default = `None`)
+        One of the same average that is not needed any more. Its memory is used: to get new memory
+        from the system takes several times as long as to copy.
     """
     check_writable(average)
+    memories = {} if previous is None else previous.values
     values: Dict[str, Tensor] = {}
     tied: Dict[str, str] = {}
     seen: Dict[object, str] = {}
@@ -144,9 +151,9 @@ def take_snapshot(
             tied[parameter] = seen[memory]
             continue
         seen[memory] = parameter
-        values[parameter] = value.detach().to(
-            "cpu", torch.float32, copy=True, memory_format=torch.contiguous_format
-        )
+        if parameter not in memories:
+            memories[parameter] = torch.empty(value.shape, dtype=torch.float32)
+        values[parameter] = memories[parameter].copy_(value.detach())
     description = {
         "name": name,
         "specification": specification_of(average),

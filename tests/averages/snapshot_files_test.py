@@ -94,6 +94,12 @@ def test_what_was_taken_does_not_change_with_the_average(tmp_path):
         shadow.zero_()
     write_snapshot(tmp_path / "later.safetensors", taken)
     assert (tmp_path / "later.safetensors").read_bytes() == expected
+    memory = taken.values["scalar"].data_ptr()
+    taken = take_snapshot("uniform", average, previous=taken)
+    assert taken.values["scalar"].data_ptr() == memory
+    write_snapshot(tmp_path / "again.safetensors", taken)
+    again = written(tmp_path, average)
+    assert (tmp_path / "again.safetensors").read_bytes() == again.read_bytes() != expected
 
 
 def test_tied_parameters_are_written_once(tmp_path):

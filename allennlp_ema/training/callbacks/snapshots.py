@@ -49,8 +49,9 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
     "callbacks": [{"type": "moving_average_snapshots"}],
     ```
 
-    A snapshot takes 4 bytes for each averaged value. It is copied to host memory between two steps
-    and written beside the training, whole or not at all; one that comes before this is done waits.
+    A snapshot takes 4 bytes for each averaged value. It is copied to host memory between two steps,
+    which is kept for the next one, and written beside the training, whole or not at all; one that
+    comes before this is done waits.
     An error in writing ends the training at its next step.
 
     What lies beyond the point from which `--recover` goes on is removed, and nothing before it is
@@ -111,6 +112,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         self._path = Path(serialization_dir) / directory
         self._writing = Background()
         self._num_updates_taken = 0
+        self._latest: Dict[str, TakenSnapshot] = {}
 
     def on_start(
         self, trainer: GradientDescentTrainer, is_primary: bool = True, **kwargs: Any
@@ -218,7 +220,8 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         for name, average in self._average.named_members().items():
             path = snapshot_path(self._path, average.num_updates, name)
             if not path.exists():
-                taken[path] = take_snapshot(name, average, own_name)
+                taken[path] = take_snapshot(name, average, own_name, self._latest.get(name))
+                self._latest[name] = taken[path]
         self._num_updates_taken = self._average.num_updates
         self._writing.run(self._write, taken)
 
