@@ -19,7 +19,7 @@ from torch import Tensor
 from allennlp_ema.after_training.finished_training import FinishedTraining
 from allennlp_ema.common.documents import explained
 from allennlp_ema.training.callbacks.recalibrated_statistics import RecalibratedStatistics
-from allennlp_ema.training.callbacks.undisturbed_training import same_data
+from allennlp_ema.training.callbacks.side_effects import same_data
 
 
 class TrainedModel:

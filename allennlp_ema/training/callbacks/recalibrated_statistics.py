@@ -16,7 +16,7 @@ from torch import Tensor
 
 from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.averages.moving_average import MovingAverage
-from allennlp_ema.training.callbacks.undisturbed_training import same_data, undisturbed_training
+from allennlp_ema.training.callbacks.side_effects import same_data, without_side_effects
 from allennlp_ema.weighting.weighting import AveragingCounts
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class RecalibratedStatistics(Attachment):
         trainer, model = self._trainer, self._trainer.model
         if trainer._ddp_wrapped_model is not None and trainer._ddp_wrapped_model.is_sharded:
             model = trainer._pytorch_model
-        with undisturbed_training(trainer.model):
+        with without_side_effects(trainer.model):
             model.train()
             # A norm that stays in evaluation mode gathers no statistics in training either.
             norms = {name: norm for name, norm in self._norms.items() if norm.training}

@@ -14,7 +14,7 @@ from allennlp.training import util as training_util
 from torch.nn.parallel import DistributedDataParallel
 
 from allennlp_ema.common.metrics import SignedMetric
-from allennlp_ema.training.callbacks.undisturbed_training import same_data, undisturbed_training
+from allennlp_ema.training.callbacks.side_effects import same_data, without_side_effects
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def validation_metrics(trainer: GradientDescentTrainer, epoch: int, what: str) -
     other._callbacks = []
     # Its own progress bar does not say what it is of.
     other._primary = False
-    with undisturbed_training(trainer.model), _buffers_of_the_primary(trainer):
+    with without_side_effects(trainer.model), _buffers_of_the_primary(trainer):
         data_loader: Any = same_data(trainer._validation_data_loader)
         other._validation_data_loader = Tqdm.tqdm(
             data_loader, desc=f"validating {what}", disable=not trainer._primary

@@ -16,7 +16,7 @@ from allennlp.data.samplers import BucketBatchSampler
 from allennlp.models import Model
 from allennlp.training.metrics import Average
 
-from allennlp_ema.training.callbacks.undisturbed_training import same_data, undisturbed_training
+from allennlp_ema.training.callbacks.side_effects import same_data, without_side_effects
 
 NUMBERS = range(13)
 
@@ -138,7 +138,7 @@ class TestUndisturbedTraining:
         metric = model.metric
         before = state_of_everything(model)
         with pytest.raises(error) if error else contextlib.nullcontext():
-            with undisturbed_training(model):
+            with without_side_effects(model):
                 model.train()
                 model.norm.momentum = 0.5
                 assert not model(torch.randn(4, 2))["hidden"].requires_grad
@@ -152,14 +152,14 @@ class TestUndisturbedTraining:
     def test_a_buffer_that_was_expanded(self) -> None:
         model = CountingModel()
         model.register_buffer("scale", torch.ones(1).expand(2))
-        with undisturbed_training(model):
+        with without_side_effects(model):
             model(torch.randn(4, 2))
         assert model.scale.tolist() == [1.0, 1.0] and model.total.tolist() == [0.0, 0.0]
 
     def test_metrics_go_on_from_what_they_have_counted_and_stay_shared(self) -> None:
         model = CountingModel()
         model.metrics_by_name["own"](3.0)
-        with undisturbed_training(model):
+        with without_side_effects(model):
             model(torch.randn(4, 2))
             assert model.metrics_by_name["own"].get_metric() == 2.0
             assert model.metrics_by_name["all"][0] is model.metric
@@ -169,7 +169,7 @@ class TestUndisturbedTraining:
         model = CountingModel()
         model.metric.model = model
         model.metric.vocab = model.vocab
-        with undisturbed_training(model):
+        with without_side_effects(model):
             assert model.metric.model is model
             assert model.metric.vocab is model.vocab
 
@@ -186,7 +186,7 @@ class TestSameData:
             batches = iter(loader)
             epochs[-1].append(numbers_in(itertools.islice(batches, batches_before)))
             if is_visited:
-                with undisturbed_training(CountingModel()):
+                with without_side_effects(CountingModel()):
                     numbers_in(same_data(loader))
                     numbers_in(itertools.islice(same_data(loader), 2))
             epochs[-1] += [numbers_in(batches), numbers_in(loader), numbers_in(loader)]

@@ -20,7 +20,7 @@ from allennlp.training.metrics import Metric
 
 
 @contextlib.contextmanager
-def undisturbed_training(model: Model) -> Iterator[None]:
+def without_side_effects(model: Model) -> Iterator[None]:
     """
     A context for forward passes whose traces are removed from `model` and from the process: no
     gradients; afterwards every module has the attributes (the mode, a batch norm's momentum, the
