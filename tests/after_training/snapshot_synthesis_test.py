@@ -11,7 +11,12 @@ from torch.nn import Parameter
 
 from allennlp_ema import MovingAverage
 from allennlp_ema.after_training.snapshot_synthesis import SnapshotSynthesis
-from allennlp_ema.averages.snapshot_files import find_snapshots, snapshot_path, write_snapshot
+from allennlp_ema.averages.snapshot_files import (
+    find_snapshots,
+    snapshot_path,
+    take_snapshot,
+    write_snapshot,
+)
 from allennlp_ema.averages.specifications import build_average
 from tests.support.trajectories import move, named_parameter
 
@@ -50,7 +55,7 @@ def recorded(tmp_path_factory) -> Recorded:
         trajectory.append(weight.detach().double().clone())
         if number % 125 == 0:
             for name, average in bank.averages.items():
-                write_snapshot(snapshot_path(directory, number, name), name, average)
+                write_snapshot(snapshot_path(directory, number, name), take_snapshot(name, average))
     return Recorded(directory, torch.stack(trajectory))
 
 
@@ -130,7 +135,9 @@ def average_of(value: Tensor, specification: Dict[str, Any], **more: Tensor) -> 
 
 
 def write(directory: Path, name: str, average: MovingAverage) -> None:
-    write_snapshot(snapshot_path(directory, average.num_updates, name), name, average)
+    write_snapshot(
+        snapshot_path(directory, average.num_updates, name), take_snapshot(name, average)
+    )
 
 
 @pytest.mark.parametrize(
