@@ -187,8 +187,11 @@ def _gathered_parameters() -> Iterator[Tensor]:
 
 def _fsdp_modules() -> List[Any]:
     cls = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
-    # `fully_shard` makes a subclass for each kind of module. Without any there is nothing to find.
-    return _instances_of(cls) if cls is not None and cls.__subclasses__() else []
+    # `fully_shard` makes a subclass for each kind of module, and needs other processes. Where there
+    # is none of either, nothing is to be found by a search that may take a second.
+    if cls is None or not cls.__subclasses__() or not torch.distributed.is_initialized():
+        return []
+    return _instances_of(cls)
 
 
 def _instances_of(cls: Any) -> List[Any]:
