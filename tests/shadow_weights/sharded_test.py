@@ -286,3 +286,18 @@ def test_modules_are_not_pickled() -> None:
     modules = sharded.GatheringModules()
     modules.reshard([])
     assert vars(pickle.loads(pickle.dumps(modules))) == {"_modules": None}
+
+
+@pytest.mark.skipif(not hasattr(fsdp, "FSDPModule"), reason="this torch has no fully_shard")
+def test_nothing_is_looked_for_where_there_are_no_other_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What is left when a model was sharded before.
+    sharded_before = type("ShardedBefore", (fsdp.FSDPModule,), {})
+    assert sharded_before in fsdp.FSDPModule.__subclasses__() and not dist.is_initialized()
+
+    def search() -> None:
+        raise AssertionError("all objects of the process were gone through")
+
+    monkeypatch.setattr("gc.get_objects", search)
+    assert sharded.obstacle([("p", torch.ones(2))]) is None

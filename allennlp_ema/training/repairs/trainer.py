@@ -218,11 +218,11 @@ class _RealSteps:
 
 def count_the_batches_of_every_worker() -> None:
     """
-    Averages with durations are told when an epoch has ended, for loaders without a length.
-
     Workers with unequal numbers of batches end an epoch with the one that has the fewest. While it
     catches up with a checkpoint the trainer went through all batches of each worker, and counted
     them: the learning rate of a schedule by batches ran ahead, differently from worker to worker.
+    And nobody else knows when an epoch has ended, for which durations may wait where the loader has
+    no length.
     """
     trainer: Any = GradientDescentTrainer
     train_epoch = trainer._train_epoch
