@@ -127,7 +127,7 @@ class _Group:
         self._sources = sources
         self._shapes = list(map(_shape, sources))
         self._kind = {sources[0].dtype}, sources[0].device
-        self._addresses = [source.data_ptr() for source in sources]
+        self._places = list(map(_place, sources))
         self._lerp_ = lerp_with_infinities_ if has_infinities else lerp_
         self.staged: Optional[torch.cuda.Event] = None
         first_source, first_shadows = sources[0], shadows[0]
@@ -168,7 +168,7 @@ class _Group:
         if self._is_direct:
             return False
         # Blocks were cut from where the sources were.
-        return self._addresses != [source.data_ptr() for source in self._sources]
+        return self._places != list(map(_place, self._sources))
 
     def stage(self) -> None:
         copy_(self._staging, self._sources, non_blocking=True)
@@ -185,6 +185,11 @@ class _Group:
                 if weight:
                     lerp = self._lerp_ if weight < 1.0 else lerp_
                     lerp(shadows[block], towards[block], weight)
+
+
+def _place(tensor: Tensor) -> Tuple[int, Tuple[int, ...]]:
+    """Where its values are in memory, and in which order."""
+    return tensor.data_ptr(), tensor.stride()
 
 
 def new_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

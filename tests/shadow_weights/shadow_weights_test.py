@@ -245,6 +245,17 @@ class TestLerp:
         assert torch.equal(shadow_weights.values()["p"].double(), torch.full((4,), 0.5).double())
 
     @pytest.mark.parametrize("dtype", DTYPES)
+    def test_parameters_that_were_transposed_in_their_memory_are_followed(self, dtype):
+        parameter = Parameter(torch.zeros(2, 2, dtype=dtype))
+        shadow_weights = ShadowWeights([("p", parameter)])
+        update([shadow_weights], [0.5])
+        parameter.data = parameter.data.t()
+        with torch.no_grad():
+            parameter.copy_(torch.tensor([[0, 2], [4, 6]]))
+        update([shadow_weights], [0.5])
+        assert shadow_weights.values()["p"].tolist() == [[0.0, 1.0], [2.0, 3.0]]
+
+    @pytest.mark.parametrize("dtype", DTYPES)
     def test_parameters_that_are_converted_are_followed(self, dtype):
         module = torch.nn.Linear(2, 2)
         shadows = ShadowWeights(module.named_parameters())

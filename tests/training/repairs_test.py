@@ -7,6 +7,7 @@ import inspect
 import io
 import json
 import shutil
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from allennlp.commands.train import TrainModel
 from allennlp.common import Params
 from allennlp.common.checks import ConfigurationError
+from allennlp.common.util import prepare_environment
 from allennlp.training import GradientDescentTrainer
 from allennlp.training.callbacks import TrainerCallback
 from allennlp.training.learning_rate_schedulers import (
@@ -27,6 +29,8 @@ from allennlp.training.learning_rate_schedulers import (
 from torch.torch_version import TorchVersion
 
 from allennlp_ema import ExponentialMovingAverage, MovingAverage
+from allennlp_ema.shadow_weights.overlap import can_overlap
+from allennlp_ema.shadow_weights.passes import Pass
 from tests.support.grad_scaler import grad_scaler_on_cpu
 from tests.support.training_runs import (
     FinishedProcess,
@@ -316,6 +320,29 @@ def test_without_validation_data_best_weights_go_on_being_saved(tmp_path: Path) 
     train_here(config, tmp_path / "run")
     averages = torch.load(str(tmp_path / "run" / "training_state_e3_b0.th"))["moving_average"]
     assert differences(dict(best_weights(tmp_path / "run")), averages["averages"]) == []
+
+
+@pytest.mark.skipif(not can_overlap(), reason="updates are never beside the training")
+def test_the_last_update_is_over_when_the_best_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_pass, averages = Pass.run, []
+
+    def run_late(self: Pass, weights: Any) -> bool:
+        time.sleep(0.02)
+        return run_pass(self, weights)
+
+    monkeypatch.setattr(Pass, "run", run_late)
+    for sequential_update in (True, False):
+        config = copy.deepcopy(EVERY_OTHER_EPOCH)
+        config["trainer"]["moving_average"]["sequential_update"] = sequential_update
+        # Otherwise the average is asked for after each epoch, and so waited for.
+        config["trainer"]["checkpointer"] = {"save_completed_epochs": False}
+        prepare_environment(Params({}))
+        trainer = build(config, tmp_path / str(sequential_update))
+        trainer.train()
+        averages.append(dict(trainer._moving_average.named_averages()))
+    assert differences(*averages) == []
 
 
 @pytest.mark.parametrize("is_primary", [True, False])

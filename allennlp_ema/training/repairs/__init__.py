@@ -47,6 +47,7 @@ from allennlp_ema.training.repairs.trainer import (
     count_the_batches_of_every_worker,
     start_from_what_the_model_holds,
     take_the_average_of_the_optimizer,
+    wait_for_the_average_before_the_best_model_is_loaded,
     warn_that_repairs_are_left_out,
 )
 from allennlp_ema.training.repairs.validation import decide_on_validation_when_the_epoch_begins
@@ -106,6 +107,7 @@ REPAIRS = [
     Repair(begin_an_average_that_the_checkpoint_lacks, of=GradientDescentTrainer),
     Repair(average_real_steps_only, of=GradientDescentTrainer),
     Repair(count_the_batches_of_every_worker, of=GradientDescentTrainer),
+    Repair(wait_for_the_average_before_the_best_model_is_loaded, of=GradientDescentTrainer),
     Repair(decide_on_validation_when_the_epoch_begins, of=ShouldValidateCallback),
     Repair(let_every_worker_note_a_checkpoint, of=Checkpointer),
     Repair(write_whole_checkpoints, of=Checkpointer),

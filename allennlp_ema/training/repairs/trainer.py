@@ -245,3 +245,20 @@ def count_the_batches_of_every_worker() -> None:
         return metrics
 
     trainer._train_epoch = count_as_all_workers
+
+
+def wait_for_the_average_before_the_best_model_is_loaded() -> None:
+    """
+    At the end of a training the trainer loads the best model into the parameters. An update that
+    runs beside the training may still read them.
+    """
+    trainer: Any = GradientDescentTrainer
+    load_model_state = trainer._load_model_state
+
+    @functools.wraps(load_model_state)
+    def wait_and_load(self: Any, path: str) -> None:
+        if _is_ours(self._moving_average):
+            self._moving_average.wait()
+        load_model_state(self, path)
+
+    trainer._load_model_state = wait_and_load
