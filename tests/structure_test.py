@@ -41,15 +41,6 @@ def imports(tree: ast.AST) -> Iterator[Tuple[str, str]]:
                 yield str(node.module), name.name
 
 
-def only_for_types(tree: ast.Module) -> Set[Tuple[str, str]]:
-    return {
-        found
-        for node in tree.body
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for found in imports(node)
-    }
-
-
 def room(module: str) -> str:
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else ""
@@ -67,9 +58,9 @@ def test_arrows_point_down() -> None:
 def test_no_module_imports_itself_in_a_circle() -> None:
     arrows: Dict[str, List[str]] = {}
     for module, tree in TREES.items():
-        names = set(imports(tree)) - only_for_types(tree)
         arrows[module] = [
-            f"{target}.{name}" if f"{target}.{name}" in TREES else target for target, name in names
+            f"{target}.{name}" if f"{target}.{name}" in TREES else target
+            for target, name in imports(tree)
         ]
     done: Set[str] = set()
 

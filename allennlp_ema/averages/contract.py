@@ -3,7 +3,7 @@ The contract with the trainer: what it and people call, over the averages that a
 """
 
 import contextlib
-from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from allennlp.common.checks import ConfigurationError
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
@@ -15,9 +15,6 @@ from allennlp_ema.averages.running_average import RunningAverage, own_attachment
 from allennlp_ema.common.checks import check_choice
 from allennlp_ema.shadow_weights.shadow_weights import update
 from allennlp_ema.weighting.weighting import AveragingCounts
-
-if TYPE_CHECKING:
-    from allennlp_ema.averages.moving_average import MovingAverage
 
 #: The name under which the raw weights can be selected.
 RAW = "raw"
@@ -233,16 +230,16 @@ class TrainerContract(AllenNLPMovingAverage):
         finally:
             self.restore()
 
-    def members(self) -> List["MovingAverage"]:
+    def members(self) -> Sequence["TrainerContract"]:
         """
         # Returns
 
-        members : `List[MovingAverage]`
+        members : `Sequence[TrainerContract]`
             The averages in it: itself alone, unless it is a bank.
         """
         raise NotImplementedError
 
-    def active_member(self) -> "MovingAverage":
+    def active_member(self) -> "TrainerContract":
         """
         # Returns
 
@@ -251,12 +248,20 @@ class TrainerContract(AllenNLPMovingAverage):
         """
         raise NotImplementedError
 
-    def named_members(self) -> Dict[str, "MovingAverage"]:
+    def named_members(self) -> Mapping[str, "TrainerContract"]:
         """
         # Returns
 
-        members : `Dict[str, MovingAverage]`
+        members : `Mapping[str, TrainerContract]`
             The averages in it by name: that in the bank, or else that of the type.
+        """
+        raise NotImplementedError
+
+    def check_resolved(self) -> None:
+        """
+        # Raises
+
+        `ConfigurationError` : naming a duration in the configuration that nobody has resolved.
         """
         raise NotImplementedError
 

@@ -161,11 +161,6 @@ class WithDurations(TrainerContract):
             self.update_members(counts.num_updates)
 
     def check_resolved(self) -> None:
-        """
-        # Raises
-
-        `ConfigurationError` : naming a duration that nobody has resolved.
-        """
         if not self.weighting.is_waiting:
             self.durations.check_resolved()
 
