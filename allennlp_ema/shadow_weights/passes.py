@@ -2,13 +2,13 @@
 One pass over tensors that moves the shadows of several members towards them, prepared once.
 """
 
-from operator import attrgetter
 from typing import AbstractSet, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from allennlp_ema.shadow_weights.blocks import blocks_of, scratch_for
+from allennlp_ema.shadow_weights.forms import Forms
 from allennlp_ema.shadow_weights.kernels import (
     copy_,
     has_foreach_lerp,
@@ -16,8 +16,6 @@ from allennlp_ema.shadow_weights.kernels import (
     lerp_with_infinities_,
 )
 from allennlp_ema.shadow_weights.sharded import memory_of
-
-_shape, _dtype = attrgetter("shape"), attrgetter("dtype")
 
 
 class Member:
@@ -47,12 +45,13 @@ class Pass:
 
     members : `Sequence[Member]`
         Sources that several of them share are read once.
+    memories : `Sequence[object]`, optional (default = `()`)
+        Where the sources are that may be other tensors at the next update: see `memory_of`.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        self.infinite = [member.infinite for member in members]
-        # Where sources were that may be other tensors at the next update.
-        self.memories: List[object] = []
+    def __init__(self, members: Sequence[Member], memories: Sequence[object] = ()) -> None:
+        self._infinite = [member.infinite for member in members]
+        self._memories = memories
         rows: Dict[object, Tuple[Tensor, Dict[int, Tensor], bool]] = {}
         for number, member in enumerate(members):
             for index, (source, shadow) in enumerate(zip(member.sources, member.shadows)):
@@ -80,8 +79,13 @@ class Pass:
         ]
         self._deferred: Optional[Sequence[float]] = None
 
-    def is_stale(self) -> bool:
-        """Whether a source has another form or place by now than it had when this was prepared."""
+    def is_stale(self, infinite: Sequence[AbstractSet[int]], memories: Sequence[object]) -> bool:
+        """
+        Whether a source has another form or place by now than it had when this was prepared, or the
+        members have other infinities.
+        """
+        if infinite != self._infinite or memories != self._memories:
+            return True
         return any(group.is_stale() for group in self._groups)
 
     def run(self, weights: Sequence[float]) -> bool:
@@ -125,9 +129,8 @@ class _Group:
         has_infinities: bool,
     ) -> None:
         self._sources = sources
-        self._shapes = list(map(_shape, sources))
-        self._kind = {sources[0].dtype}, sources[0].device
-        self._places = list(map(_place, sources))
+        self._forms = Forms(sources)
+        self._addresses = [source.data_ptr() for source in sources]
         self._lerp_ = lerp_with_infinities_ if has_infinities else lerp_
         self.staged: Optional[torch.cuda.Event] = None
         first_source, first_shadows = sources[0], shadows[0]
@@ -160,15 +163,12 @@ class _Group:
         ]
 
     def is_stale(self) -> bool:
-        # Of each, and at each update, so as little as can be: it counts in small models.
-        if self._shapes != list(map(_shape, self._sources)):
-            return True
-        if self._kind != (set(map(_dtype, self._sources)), self._sources[0].device):
+        if self._forms.have_changed():
             return True
         if self._is_direct:
             return False
         # Blocks were cut from where the sources were.
-        return self._places != list(map(_place, self._sources))
+        return self._addresses != [source.data_ptr() for source in self._sources]
 
     def stage(self) -> None:
         copy_(self._staging, self._sources, non_blocking=True)
@@ -185,11 +185,6 @@ class _Group:
                 if weight:
                     lerp = self._lerp_ if weight < 1.0 else lerp_
                     lerp(shadows[block], towards[block], weight)
-
-
-def _place(tensor: Tensor) -> Tuple[int, Tuple[int, ...]]:
-    """Where its values are in memory, and in which order."""
-    return tensor.data_ptr(), tensor.stride()
 
 
 def new_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -258,14 +258,14 @@ class ShadowWeights:
             return own_values(self.parameters[index])
         return self.shadows[index]
 
-    def _member(self, weight: float) -> Member:
-        """As a pass has to treat it that moves it by `weight`."""
+    def _infinite_before(self, weight: float) -> FrozenSet[int]:
+        """The positions of shadows with values that are not finite, if `weight` has to know."""
         if weight == 1.0:
             # It copies, whatever the values are.
             self._infinite = None
         elif weight and self._infinite is None:
             self._infinite = not_finite(self.shadows)
-        return Member(self.own_values, self.shadows, self._infinite or frozenset())
+        return self._infinite or frozenset()
 
     def _by_name(self, places: Sequence[Tensor]) -> Dict[str, Tensor]:
         if not self._is_plain:
@@ -310,27 +310,22 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
         return
     for each in moved:
         each.wait()
-    members = [each._member(weight) for each, weight in zip(moved, moved_by)]
+    infinite = [each._infinite_before(weight) for each, weight in zip(moved, moved_by)]
+    # Sharded and complex tensors have other tensors for their own values each time.
     memories = [
-        memory_of(source)
-        for each, member in zip(moved, members)
-        if not each._is_plain
-        for source in member.sources
+        memory_of(source) for each in moved if not each._is_plain for source in each.own_values
     ]
-    # The first one keeps it with the others, but not itself: a cycle would hold on to all shadows
-    # until the garbage is collected.
+    # The first one keeps the pass, with the others as its key. As a part of the key, it would be in
+    # a cycle that holds on to all shadows until the garbage is collected.
     passes, key = moved[0]._passes, tuple(moved[1:])
     current = passes.get(key)
-    if (
-        current is None
-        or current.is_stale()
-        or current.infinite != [member.infinite for member in members]
-        or current.memories != memories
-    ):
+    if current is None or current.is_stale(infinite, memories):
         for each in moved:
             each.check_shapes()
-        current = passes[key] = Pass(members)
-        current.memories = memories
+        members = [
+            Member(each.own_values, each.shadows, indices) for each, indices in zip(moved, infinite)
+        ]
+        current = passes[key] = Pass(members, memories)
     # What follows may write to buffers, in a forward pass.
     if all(each.overlaps for each in moved) and can_overlap():
         pending: Any = Overlap(current, moved_by, moved[0].own_values[0].device)
