@@ -11,7 +11,7 @@ from torch import Tensor
 
 from allennlp_ema.averages.moving_average import WEIGHTING_ALONE, MovingAverage
 from allennlp_ema.averages.parameters import NamedParameter
-from allennlp_ema.averages.running_average import share_parameters
+from allennlp_ema.averages.running_average import RunningAverage, share_parameters
 from allennlp_ema.averages.states import STATE_VERSION, check_entries, check_header
 from allennlp_ema.common.checks import check_choice
 
@@ -97,6 +97,9 @@ class BankMovingAverage(MovingAverage):
 
     def active_member(self) -> MovingAverage:
         return self.averages[self.active].active_member()
+
+    def assignable(self) -> List[RunningAverage]:
+        return [each for average in self.averages.values() for each in average.assignable()]
 
     def named_members(self) -> Dict[str, MovingAverage]:
         return {

@@ -13,7 +13,7 @@ from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.averages.parameters import without_prefixes
 from allennlp_ema.averages.running_average import RunningAverage, own_attachments
 from allennlp_ema.common.checks import check_choice
-from allennlp_ema.shadow_weights.shadow_weights import update
+from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights, update
 from allennlp_ema.weighting.weighting import AveragingCounts
 
 #: The name under which the raw weights can be selected.
@@ -61,14 +61,20 @@ class TrainerContract(AllenNLPMovingAverage):
 
     def update_members(self, num_updates: Optional[int]) -> None:
         """The update of `apply`, which checks before whether there can be one."""
+        # Each call counts in small models, where all of them take longer than the kernel.
         running = [member.running for member in self.members()]
         updates = [each.weighting.next(each.counts, num_updates) for each in running]
-        moves = [move for each, coming in zip(running, updates) for move in each.moves(coming)]
-        if any(coming.is_sample for coming in updates):
-            for attachment in own_attachments(running):
+        for attachment in own_attachments(running):
+            if any(coming.is_sample for coming in updates):
                 attachment.before_sample()
-        if moves:
-            update([moved for moved, _ in moves], [weight for _, weight in moves])
+        moved: List[ShadowWeights] = []
+        weights: List[float] = []
+        for each, coming in zip(running, updates):
+            for shadow_weights, weight in each.moves(coming):
+                moved.append(shadow_weights)
+                weights.append(weight)
+        if moved:
+            update(moved, weights)
         for each, coming in zip(running, updates):
             each.commit(coming.counts)
 
@@ -174,7 +180,10 @@ class TrainerContract(AllenNLPMovingAverage):
     @property
     def assigned(self) -> Optional[RunningAverage]:
         """What the parameters hold at present, `None` if it is their own values."""
-        return next((running for running in self.assignable() if running.num_assigned), None)
+        for running in self.assignable():
+            if running.num_assigned:
+                return running
+        return None
 
     @property
     def is_assigned(self) -> bool:
@@ -267,7 +276,7 @@ class TrainerContract(AllenNLPMovingAverage):
 
     def assignable(self) -> List[RunningAverage]:
         """All that its methods, and those of its members, assign."""
-        return [each for member in self.members() for each in (member.running, member.raw)]
+        raise NotImplementedError
 
     def attach(self, attachment: Attachment) -> None:
         """

@@ -205,6 +205,9 @@ class MovingAverage(ExplainedFromParams, WithDurations):
     def active_member(self) -> "MovingAverage":
         return self
 
+    def assignable(self) -> List[RunningAverage]:
+        return [self.running, self.raw]
+
     def named_members(self) -> Dict[str, "MovingAverage"]:
         return {self.type_name: self}
 

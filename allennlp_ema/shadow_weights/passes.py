@@ -86,7 +86,7 @@ class Pass:
         """
         if infinite != self._infinite or memories != self._memories:
             return True
-        return any(group.is_stale() for group in self._groups)
+        return any([group.is_stale() for group in self._groups])
 
     def run(self, weights: Sequence[float]) -> bool:
         """Moves the shadows. Returns whether a part of it is left to `flush`."""
