@@ -34,7 +34,7 @@ from allennlp_ema.common.terminal import in_bytes, print_table, progress
 from allennlp_ema.common.torch_files import load_dictionary
 from allennlp_ema.shadow_weights.sharded import memory_of
 from allennlp_ema.weighting.equivalent_schedule import (
-    MOST_UPDATES,
+    MAX_UPDATES,
     fall_in_words,
     learning_rate_factors,
     updates_of_fall,
@@ -109,7 +109,7 @@ def _falls(found: Sequence[Found]) -> List[Optional[int]]:
     """
     groups: Dict[str, Tuple[Specification, List[int]]] = {}
     for index, each in enumerate(found):
-        if each.specification is not None and 1 <= (each.num_updates or 0) <= MOST_UPDATES:
+        if each.specification is not None and 1 <= (each.num_updates or 0) <= MAX_UPDATES:
             groups.setdefault(each.average, (each.specification, []))[1].append(index)
     falls: List[Optional[int]] = [None] * len(found)
     for specification, indices in progress(groups.values(), desc="weights of averages"):

@@ -25,7 +25,7 @@ from allennlp_ema.commands.average_picture import DrawnAverage, picture
 from allennlp_ema.common.documents import explained, read_json
 from allennlp_ema.common.files import written_whole
 from allennlp_ema.common.terminal import print_table, progress
-from allennlp_ema.weighting.equivalent_schedule import MOST_UPDATES, fall_in_words, summary
+from allennlp_ema.weighting.equivalent_schedule import MAX_UPDATES, fall_in_words, summary
 from allennlp_ema.weighting.profiles import AverageState, profile
 
 
@@ -89,10 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check_range(option: str, value: int) -> None:
-    if not 1 <= value <= MOST_UPDATES:
-        raise ConfigurationError(
-            f"{option} is {value}, but has to be within 1 and {MOST_UPDATES:,}"
-        )
+    if not 1 <= value <= MAX_UPDATES:
+        raise ConfigurationError(f"{option} is {value}, but has to be within 1 and {MAX_UPDATES:,}")
 
 
 def _averages(text: str, arguments: argparse.Namespace) -> Iterator[Tuple[str, MovingAverage]]:
