@@ -42,7 +42,7 @@ class Swap:
     def __init__(
         self, parameters: Sequence[Tensor], shadows: Sequence[Tensor], chosen: Collection[int]
     ) -> None:
-        #: A copy of the swap gets the tensors of the copied model here.
+        #: `ShadowWeights` sets these again before `restore`, because a copy has its own parameters.
         self.parameters = parameters
         self._shadows = shadows
         overlapping = _overlapping(parameters)
