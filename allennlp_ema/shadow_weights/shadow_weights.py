@@ -261,7 +261,7 @@ class ShadowWeights:
         return self.shadows[index]
 
     def _infinite_before(self, weight: float) -> FrozenSet[int]:
-        """The positions of shadows with values that are not finite, if `weight` is within (0, 1)."""
+        """The positions of shadows with infinities or NaN, if a `lerp` has to know them."""
         if weight == 1.0:
             # A copy may bring or remove infinities.
             self._infinite = None

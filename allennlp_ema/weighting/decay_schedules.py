@@ -82,7 +82,7 @@ class DecaySchedule(ExplainedFromParams, Registrable):
 
     def _checked(self, num_updates: int) -> float:
         decay = self(num_updates)
-        # The negated comparison refuses NaN too. `float` comes first, because it is faster than `Real`.
+        # Negated, so that NaN is refused. `float` comes first, because its check is faster.
         if not (isinstance(decay, (float, Real)) and 0.0 <= decay <= 1.0):
             raise ConfigurationError(
                 f'"decay": the schedule {type(self).__name__} gives {decay!r} at update '

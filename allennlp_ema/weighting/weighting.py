@@ -265,7 +265,7 @@ class Weighting:
     ) -> float:
         arguments = {"interval": interval} if self._takes_interval else {}
         weight = self._rule(num_averaged, since_start if is_numbered else None, **arguments)
-        # The negated comparison refuses NaN too. `float` comes first, because it is faster than `Real`.
+        # Negated, so that NaN is refused. `float` comes first, because its check is faster.
         if not (isinstance(weight, (float, Real)) and 0.0 <= weight <= 1.0):
             raise ConfigurationError(
                 f"{self._rule.__qualname__} gives {weight!r} for num_averaged = {num_averaged}, "
