@@ -1,5 +1,5 @@
 """
-Archives of a trained model with other weights than it was archived with.
+Writes archives of a trained model with new weights.
 """
 
 import io
@@ -23,7 +23,7 @@ from allennlp_ema.common.files import patient, written_whole
 from allennlp_ema.common.terminal import progress
 
 WEIGHTS_NAME = "weights.th"
-# How the weights came about.
+# The archive member that records how the weights were made, for `allennlp average inspect`.
 PROVENANCE_NAME = "averaging.json"
 
 
@@ -31,8 +31,7 @@ def check_can_be_written(path: Path, force: bool) -> None:
     """
     # Raises
 
-    `ConfigurationError` : if there is something at `path` that is not to be overwritten, or nothing
-        can be written there.
+    `ConfigurationError` : if `path` exists and `force` is not given, or if it cannot be written.
     """
     above = next(directory for directory in path.absolute().parents if directory.exists())
     if not above.is_dir():
@@ -49,8 +48,8 @@ def write_archive(
     training: FinishedTraining, weights: Dict[str, Tensor], path: Path, provenance: Dict[str, Any]
 ) -> None:
     """
-    Archives `weights` with the configuration and the vocabulary of a training, as AllenNLP archives
-    a model, whole or not at all.
+    Archives `weights` with the configuration and the vocabulary of a training, in the form of
+    AllenNLP's archives. The archive is written completely or not at all.
 
     # Parameters
 
@@ -58,19 +57,18 @@ def write_archive(
     weights : `Dict[str, Tensor]`
         The model's state.
     path : `Path`
-        Of the archive, a `.tar.gz`.
+        The archive to write, a `.tar.gz`.
     provenance : `Dict[str, Any]`
-        How the weights came about, for `allennlp average inspect`.
+        How the weights were made, for `allennlp average inspect`.
 
     # Raises
 
-    `ConfigurationError` : naming what of it is missing, or is to be archived but lies beyond the
-        serialization directory.
+    `ConfigurationError` : naming a file that is missing, or that is outside the serialization
+        directory but would be archived.
     """
     members = _members(training)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the archive, where there is room for it, and without a name: nothing of it is left
-    # whatever happens.
+    # This directory needs the room anyway, and a killed process leaves no unnamed file behind.
     scratch = tempfile.TemporaryFile(dir=str(path.parent), buffering=0)
     with scratch as weights_file, written_whole(path) as partial:
         on_cpu = {n: v.cpu() if isinstance(v, Tensor) else v for n, v in weights.items()}
@@ -80,13 +78,13 @@ def write_archive(
             WEIGHTS_NAME: weights_file,
             PROVENANCE_NAME: io.BytesIO(json.dumps(provenance, indent=2).encode()),
         }
-        # What is made here is not to be replaced by a file of that name.
+        # A file of the same name in the directory must not replace the new weights.
         members = {name: file for name, file in members.items() if name not in made}
         _write_tar(partial, made, members)
 
 
 def _members(training: FinishedTraining) -> Dict[str, Path]:
-    """What of the serialization directory is archived, by the names within the archive."""
+    """The files of the serialization directory to archive, by their names in the archive."""
     directory = training.serialization_dir
     vocabulary = directory / "vocabulary"
     if not vocabulary.is_dir():
@@ -121,8 +119,8 @@ def _write_tar(path: Path, made: Dict[str, Any], members: Dict[str, Path]) -> No
     sizes = {name: file.seek(0, os.SEEK_END) for name, file in made.items()}
     num_bytes = sum(sizes.values()) + sum(file.stat().st_size for file in members.values())
     bar = progress(desc="archiving", total=num_bytes, unit="B", unit_scale=True)
-    # Weights hardly get smaller at a higher level, but take much longer. What a link within the
-    # directory leads to is archived in its place.
+    # A higher compression level hardly makes weights smaller, but takes much longer. Links are
+    # replaced by their targets, because they would be broken elsewhere.
     with tarfile.open(str(path), "w:gz", compresslevel=1, dereference=True) as archive, bar:
         for name, content in made.items():
             content.seek(0)

@@ -1,5 +1,5 @@
 """
-The checkpoints of the epochs that validated best.
+The checkpoints of the epochs with the best validation metrics.
 """
 
 import json
@@ -24,14 +24,14 @@ def best_checkpoints(
     # Returns
 
     checkpoints : `List[Tuple[Path, float]]`
-        The `num_checkpoints` model states of the best validation metrics, as they were saved, each
-        with the value of its metric. Of two that are equal the earlier is the better, as it is for
-        the trainer.
+        The `num_checkpoints` model states with the best validation metrics, in the order of their
+        epochs, each with the value of its metric. If two are equal, the earlier counts as better,
+        as in the trainer.
 
     # Raises
 
-    `ConfigurationError` : if there are not so many epochs to choose from, or one of the best is no
-        longer there.
+    `ConfigurationError` : if there are fewer validated epochs, or if the checkpoint of one of the
+        best epochs was deleted.
     """
     values = _values(training, metric)
     if not values:
@@ -57,14 +57,14 @@ def best_checkpoints(
 
 
 def _values(training: FinishedTraining, metric: SignedMetric) -> Dict[int, float]:
-    """By the numbers of the epochs that were validated, without those where it is NaN."""
+    """The values of the metric by epoch, for the validated epochs in which it is not NaN."""
     matches = map(_METRICS_FILE.fullmatch, (p.name for p in training.serialization_dir.iterdir()))
     values: Dict[int, float] = {}
     before = ""
     for epoch in sorted(int(match[1]) for match in matches if match):
         path = training.serialization_dir / f"metrics_epoch_{epoch}.json"
         metrics = _validation_metrics(path)
-        # An epoch that is not validated has those of the one before once more.
+        # The file of an epoch without validation repeats the metrics of the previous epoch.
         averaged = json.dumps({k: v for k, v in metrics.items() if not k.startswith(_RAW)})
         if metrics and averaged != before:
             plain = {key[len(_VALIDATION) :]: value for key, value in metrics.items()}

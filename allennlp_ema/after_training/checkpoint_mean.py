@@ -19,18 +19,19 @@ def mean_of_checkpoints(paths: Sequence[Path]) -> Dict[str, Tensor]:
     # Parameters
 
     paths : `Sequence[Path]`
-        Files of model states, the newest last. One at a time is in memory, beside the sum of all.
+        Files of model states, the newest last. Only one of them is in memory at a time, and the sum
+        of all.
 
     # Returns
 
     state : `Dict[str, Tensor]`
-        The newest model state with the means, summed up in double precision, of all floating-point
-        and complex tensors. What else there is, integer buffers, is as in the newest.
+        The means of all floating-point and complex tensors, computed in double precision. All other
+        entries (integer buffers, for example) are those of the newest model state.
 
     # Raises
 
-    `ConfigurationError` : naming the file that cannot be read, or whose names or shapes are not
-        those of the first, or that has a NaN.
+    `ConfigurationError` : naming a file that cannot be read, that has other names or shapes than
+        the first, or that has a NaN.
     """
     return mean_of_states(paths, load_dictionary)
 
@@ -38,13 +39,13 @@ def mean_of_checkpoints(paths: Sequence[Path]) -> Dict[str, Tensor]:
 def mean_of_states(
     paths: Sequence[Path], read: Callable[[Path], Dict[str, Any]]
 ) -> Dict[str, Tensor]:
-    """The same of whatever `read` makes model states of."""
+    """As `mean_of_checkpoints`, for files that `read` turns into model states."""
     sums = WeightSums()
     constants = InfiniteConstants()
     state: Dict[str, Any] = {}
     first_forms: Dict[str, str] = {}
     for path in progress(paths, desc="reading weights"):
-        # The one before is let go first.
+        # Free the previous checkpoint before the next one is loaded.
         state.clear()
         state = read(path)
         forms = forms_of(state)
@@ -57,7 +58,7 @@ def mean_of_states(
 
 
 def forms_of(state: Dict[str, Any]) -> Dict[str, str]:
-    """What a model's state holds, by name, in words."""
+    """Descriptions of the dtypes and shapes in a model's state, by name."""
     return {name: _form(value) for name, value in state.items()}
 
 
@@ -67,7 +68,7 @@ def check_forms(
     """
     # Raises
 
-    `ConfigurationError` : if two files hold states of different models.
+    `ConfigurationError` : if two files have different names, dtypes or shapes.
     """
     difference = first_difference(path, forms, other_path, other_forms)
     if difference is not None:
@@ -77,7 +78,7 @@ def check_forms(
 def first_difference(
     path: Path, forms: Dict[str, str], other_path: Path, other_forms: Dict[str, str]
 ) -> Optional[str]:
-    """Where two files hold things of different forms, by name, in words; `None` if nowhere."""
+    """A description of the first entry in which two files differ. `None` if they do not differ."""
     for name in [*other_forms, *forms]:
         here, there = forms.get(name, "nothing"), other_forms.get(name, "nothing")
         if here != there:

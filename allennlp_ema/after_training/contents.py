@@ -1,5 +1,5 @@
 """
-Digests by which what was evaluated is known again: by content, wherever it lies.
+Digests of contents, so that a sweep recognizes models and data that it has evaluated already.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ _CHUNK = 1 << 20
 
 
 def digest_of(document: Any) -> str:
-    """Of plain JSON values."""
+    """The digest of plain JSON values."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of_file(path: Path) -> str:
-    """Of its bytes."""
+    """The digest of the bytes in a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for chunk in iter(lambda: file.read(_CHUNK), b""):
@@ -30,7 +30,7 @@ def digest_of_file(path: Path) -> str:
 
 
 def digest_of_tensors(values: Dict[str, Tensor]) -> str:
-    """Of names, shapes, dtypes and values."""
+    """The digest of names, shapes, dtypes and values."""
     digest = hashlib.sha256()
     for name, value in sorted(values.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
@@ -42,11 +42,13 @@ def digest_of_tensors(values: Dict[str, Tensor]) -> str:
 
 def digest_of_data(data: str) -> str:
     """
+    The digest of evaluation data.
+
     # Parameters
 
     data : `str`
-        As `TrainedModel.validation_data` takes it. Of a path the content counts, and its last name,
-        which may be in the names of metrics; of what is no path, the text.
+        See `TrainedModel.validation_data`. For a path, the digest covers the content and the file's
+        name, which may be part of the names of metrics. For anything else it covers the text.
     """
     return digest_of([_content(path) for path in data_paths(data)])
 
@@ -62,7 +64,7 @@ def _content(data: Any) -> Any:
 
 
 def _files(path: Path) -> List[Any]:
-    """All files of a directory by what they are called in it, or the file itself."""
+    """All files of a directory, each with its relative name; or the file itself."""
     if path.is_file():
         return [("", path)]
     return [(p.relative_to(path), p) for p in sorted(path.rglob("*")) if p.is_file()]

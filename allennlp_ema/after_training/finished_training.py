@@ -1,5 +1,5 @@
 """
-What a training left in its serialization directory.
+Reads the serialization directory of a finished training.
 """
 
 import logging
@@ -23,7 +23,7 @@ from allennlp_ema.weighting.duration import TrainingLength
 
 logger = logging.getLogger(__name__)
 
-# What a trainer makes of a configuration without "num_epochs".
+# The trainer's default for "num_epochs".
 _NUM_EPOCHS = 20
 
 _MODEL_STATE = re.compile(r"model_state_e(\d+)_b(\d+)\.th")
@@ -34,11 +34,12 @@ class RawWeights(NamedTuple):
     # Parameters
 
     weights : `Dict[str, Tensor]`
-        The model's state in training.
+        The model's state with raw weights.
     num_updates : `Optional[int]`
-        The update after which that is, if a checkpoint of an average tells.
+        The number of the update after which it was saved. `None` if the checkpoint has no average
+        that knows it.
     path : `Path`
-        Of the checkpoint.
+        The file of the checkpoint.
     """
 
     weights: Dict[str, Tensor]
@@ -54,8 +55,8 @@ class FinishedTraining:
 
     # Raises
 
-    `ConfigurationError` : if it is not one. All methods raise it too, and name the file that is
-        missing, truncated or foreign.
+    `ConfigurationError` : if it is not the serialization directory of a training. All methods
+        raise it too, naming a file that is missing, truncated or of another kind.
     """
 
     def __init__(self, serialization_dir: Path) -> None:
@@ -70,7 +71,11 @@ class FinishedTraining:
         check_config(path, self.config)
 
     def check_has_model(self) -> None:
-        """For what is made of it to be a model, too."""
+        """
+        # Raises
+
+        `ConfigurationError` : if the configuration has no model, so that no archive can be made.
+        """
         if not self.config.get("model"):
             raise ConfigurationError(f'{self.config_file} has no "model"')
 
@@ -79,8 +84,8 @@ class FinishedTraining:
         # Returns
 
         checkpoints : `Dict[Tuple[int, int], Path]`
-            The model states by the numbers of epochs completed and of batches after them, in this
-            order. Shards of model states are not among them.
+            The model states by the number of completed epochs and the number of batches after
+            them, in ascending order. Shards of model states are left out.
         """
         matches = [
             (_MODEL_STATE.fullmatch(path.name), path) for path in self.serialization_dir.iterdir()
@@ -95,7 +100,8 @@ class FinishedTraining:
 
     def length(self) -> TrainingLength:
         """
-        How long it is by its configuration, and by the newest checkpoint from between two epochs.
+        The length of the training. The number of epochs comes from the configuration, the number of
+        updates per epoch from the newest checkpoint at the end of an epoch.
         """
         for (epochs, batches), model_file in reversed(list(self.checkpoints().items())):
             if epochs and not batches:
@@ -111,7 +117,7 @@ class FinishedTraining:
         )
 
     def callback(self, name: str) -> Dict[str, Any]:
-        """What the configuration says of the callback of this name, nothing if it has none."""
+        """The configuration of the callback of this name. Empty if there is none."""
         for callback in self.config.get("trainer", {}).get("callbacks") or []:
             if isinstance(callback, dict) and callback.get("type") == name:
                 return callback
@@ -119,25 +125,25 @@ class FinishedTraining:
 
     @property
     def snapshots_directory(self) -> Path:
-        """Where the callback `"moving_average_snapshots"` writes."""
+        """The directory to which the callback `"moving_average_snapshots"` writes."""
         callback = self.callback("moving_average_snapshots")
         return self.serialization_dir / callback.get("directory", "averages")
 
     def snapshots(self) -> List[Snapshot]:
-        """All that are there, as they were taken."""
+        """All snapshots, in the order of their updates."""
         return find_snapshots(self.snapshots_directory)
 
     @property
     def best_weights_file(self) -> Path:
-        """Of what the training archived: the averaged model of its best epoch."""
+        """The weights that the training archived: the averaged model of its best epoch."""
         return self.serialization_dir / "best.th"
 
     def best_weights(self) -> Dict[str, Tensor]:
-        """What `best_weights_file` holds."""
+        """The contents of `best_weights_file`."""
         return load_dictionary(self.best_weights_file)
 
     def raw_weights(self) -> RawWeights:
-        """The raw weights in the newest checkpoint, whichever checkpointer wrote it."""
+        """The raw weights in the newest checkpoint, of any checkpointer."""
         model_file = list(self.checkpoints().values())[-1]
         training_file = _training_file(model_file)
         training_state = load_dictionary(training_file)
@@ -153,27 +159,28 @@ class FinishedTraining:
         # Parameters
 
         num_updates : `int`
-            The update after which averages are.
+            The number of the update after which the averages were taken.
         averaged : `Collection[str]`
-            The names of the parameters that they are of.
+            The names of the averaged parameters.
 
         # Returns
 
         weights : `Dict[str, Tensor]`
-            The model's state for these averages to be put in: the raw one after this update if the
-            newest checkpoint is of it, else that of `best_weights_file`, with a warning if there is
-            more in it than averages. Buffers of the averaged model are only in the latter.
+            A state of the model into which these averages can be copied. If the newest checkpoint
+            is of this update, it is the raw state in it, else the state in `best_weights_file`,
+            with a warning if parameters or buffers in it are not averaged. Only the latter has the
+            buffers of the averaged model.
 
         # Raises
 
-        `ConfigurationError` : naming what is not averaged and has a NaN.
+        `ConfigurationError` : naming a parameter or buffer that is not averaged and has a NaN.
         """
-        path, weights = self._around(num_updates, averaged)
+        path, weights = self._state_around(num_updates, averaged)
         others = {name: value for name, value in weights.items() if name not in averaged}
         InfiniteConstants().check_state(path, others)
         return weights
 
-    def _around(
+    def _state_around(
         self, num_updates: int, averaged: Collection[str]
     ) -> Tuple[Path, Dict[str, Tensor]]:
         if self.callback("moving_average_buffers"):
@@ -206,13 +213,13 @@ class FinishedTraining:
 
 
 def _training_file(model_file: Path) -> Path:
-    """The other half of a checkpoint."""
+    """The training state that was saved together with a model state."""
     return model_file.with_name(model_file.name.replace("model", "training", 1))
 
 
 def check_config(place: Any, config: Any) -> Dict[str, Any]:
     """
-    Checks what is read here of the configuration of a training. The rest is AllenNLP's.
+    Checks the parts of a training's configuration that this package reads.
 
     # Returns
 
@@ -220,7 +227,7 @@ def check_config(place: Any, config: Any) -> Dict[str, Any]:
 
     # Raises
 
-    `ConfigurationError` : if it has not the form of one.
+    `ConfigurationError` : if one of these parts is malformed.
     """
     null = type(None)
     if not isinstance(config, dict):
@@ -250,11 +257,11 @@ def configured_average(place: Any, config: Dict[str, Any]) -> Optional[Specifica
     # Returns
 
     average : `Optional[Specification]`
-        The one that a training was configured with, as the trainer's or as the optimizer's.
+        The specification of the trainer's or the optimizer's average. `None` if there is none.
 
     # Raises
 
-    `ConfigurationError` : if it names what is no average, see `check_specification`.
+    `ConfigurationError` : if it does not specify an average, see `check_specification`.
     """
     trainer = config.get("trainer", {})
     average, optimizer = trainer.get("moving_average"), trainer.get("optimizer")

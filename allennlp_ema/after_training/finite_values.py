@@ -1,5 +1,5 @@
 """
-Values that poison a mean: NaN, and infinite ones that are no constants.
+Checks for values that spoil a mean: NaN, and infinities that differ between files.
 """
 
 from pathlib import Path
@@ -9,14 +9,14 @@ import torch
 from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
-# How many names one message has.
-_MOST_NAMES = 3
+# The largest number of names in one message.
+_MAX_NAMES = 3
 
 
 class InfiniteConstants:
     """
-    The infinite values that several files have alike (those of a mask, say), by name. Anything else
-    that is not finite is refused.
+    Accepts infinite values that are the same in all files (those of a mask, for example), and keeps
+    them by name. It refuses all other values that are not finite.
     """
 
     def __init__(self) -> None:
@@ -27,15 +27,15 @@ class InfiniteConstants:
         # Parameters
 
         path : `Path`
-            Of the file, for messages.
+            The file, for error messages.
         name : `str`
         value : `Any`
-            What the file has under this name. Only floating-point and complex tensors count.
+            The value of this name in the file. Only floating-point and complex tensors are checked.
 
         # Raises
 
-        `ConfigurationError` : if it has a NaN, or infinite values that are not those of the files
-            before.
+        `ConfigurationError` : if the value has a NaN, or if its infinities differ from those in the
+            earlier files.
         """
         if not _is_averaged(value):
             return
@@ -54,7 +54,7 @@ class InfiniteConstants:
             )
 
     def check_state(self, path: Path, state: Mapping[str, Any]) -> None:
-        """The same of all that a file has."""
+        """Checks all values of a file."""
         for name, value in state.items():
             self.check(path, name, value)
 
@@ -66,7 +66,7 @@ class InfiniteConstants:
 
 
 def not_finite(values: Iterable[Tuple[str, Any]]) -> str:
-    """Which of `values`, by name, hold NaN or infinity, in words; nothing if none does."""
+    """A description of the `values` that hold NaN or infinity. Empty if none does."""
     names: Dict[str, List[str]] = {"NaN": [], "infinity": []}
     for name, value in values:
         if _is_averaged(value):
@@ -75,8 +75,8 @@ def not_finite(values: Iterable[Tuple[str, Any]]) -> str:
                 if found.any():
                     names[kind].append(name)
     return "; ".join(
-        f"{kind} in {', '.join(found[:_MOST_NAMES])}"
-        + (f" and {len(found) - _MOST_NAMES:,} more" if len(found) > _MOST_NAMES else "")
+        f"{kind} in {', '.join(found[:_MAX_NAMES])}"
+        + (f" and {len(found) - _MAX_NAMES:,} more" if len(found) > _MAX_NAMES else "")
         for kind, found in names.items()
         if found
     )

@@ -1,5 +1,5 @@
 """
-The metric by which the models of finished trainings are compared.
+Chooses the metric that compares trained models.
 """
 
 from typing import List, Optional
@@ -9,7 +9,7 @@ from allennlp_ema.common.metrics import SignedMetric
 
 
 def chosen_metric(given: Optional[List[str]], training: FinishedTraining) -> SignedMetric:
-    """The metric that is given, or else that of the training."""
+    """The given metric, or else the `"validation_metric"` of the training."""
     if given is not None:
         return SignedMetric(given[0] if len(given) == 1 else given)
     trainer = training.config.get("trainer", {})

@@ -1,9 +1,10 @@
 """
-From the snapshots of a run to averages that the run did not keep.
+Synthesis: combines the snapshots of a run into averages that the run did not take.
 """
 
 import contextlib
 import json
+from operator import attrgetter
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 import torch
@@ -33,16 +34,16 @@ class SnapshotSynthesis:
     # Parameters
 
     snapshots : `Sequence[Snapshot]`
-        Of one run.
+        The snapshots of one run.
     num_updates : `int`, optional (default = `None`)
-        The update after which the averages are wanted; later snapshots are of no use then. `None`
-        means that of the latest snapshot.
+        The number of updates after which the averages are wanted. Later snapshots are not used.
+        `None` means the number of the latest snapshot.
 
     # Raises
 
-    `ConfigurationError` : naming the snapshot that is not of the same parameters as the others, or
-        whose weights are not those of its specification (its decay was changed in training, or it
-        did not see all updates).
+    `ConfigurationError` : naming a snapshot whose parameters differ from those of the others, or
+        whose weights do not follow from its specification (because its decay was changed in
+        training, or because it did not see all updates).
     """
 
     def __init__(self, snapshots: Sequence[Snapshot], num_updates: Optional[int] = None) -> None:
@@ -89,7 +90,7 @@ class SnapshotSynthesis:
                     )
 
     def _check_counts(self, weighting: Weighting, snapshots: Sequence[Snapshot]) -> None:
-        snapshots = sorted(snapshots, key=_num_updates)
+        snapshots = sorted(snapshots, key=attrgetter("num_updates"))
         numbers = [snapshot.num_updates for snapshot in snapshots]
         with explained(snapshots[-1].path):
             all_expected = expected_counts(weighting, numbers)
@@ -103,16 +104,16 @@ class SnapshotSynthesis:
 
     @property
     def names(self) -> Dict[str, str]:
-        """Of the averaged parameters, each with the name that its averages have in snapshots."""
+        """The names of the averaged parameters, each with the name of its averages in snapshots."""
         first = self.snapshots[0]
         return {**{name: name for name in first.shapes}, **first.tied}
 
     def solve(self, wanted: Weighting) -> Combination:
-        """The combination of the snapshots that comes closest to `wanted`."""
+        """The combination of the snapshots that is closest to `wanted`."""
         return self._synthesis.solve(AverageState(wanted, self.num_updates))
 
     def provenance(self, specification: Specification, combination: Combination) -> Dict[str, Any]:
-        """How a synthesized average came about, in JSON values."""
+        """A record of how a synthesized average was made, in JSON values."""
         return {
             "kind": "synthesized",
             "average": specification,
@@ -132,13 +133,13 @@ class SnapshotSynthesis:
         # Returns
 
         values : `Iterator[Tuple[str, Tensor]]`
-            For each averaged parameter its name and the combination of its averages, computed in
-            float64. One of them at a time is in memory.
+            The name of each averaged parameter, with the combination of its averages, computed in
+            float64. They are computed one at a time to save memory.
 
         # Raises
 
-        `ConfigurationError` : naming the snapshot and the parameter that has a NaN, or is infinite
-            where that of another snapshot is not.
+        `ConfigurationError` : naming a snapshot and a parameter whose average has a NaN, or is
+            infinite where the average in another snapshot is not.
         """
         constants = InfiniteConstants()
         with contextlib.ExitStack() as files:
@@ -162,8 +163,8 @@ class SnapshotSynthesis:
 
         # Raises
 
-        `ConfigurationError` : if `weights` has no tensor of this name and shape, or a snapshot a
-            NaN.
+        `ConfigurationError` : if `weights` has no tensor of the same name and shape, or if
+            `combine` raises it.
         """
         with torch.no_grad():
             for name, value in self.combine(combination):
@@ -174,7 +175,3 @@ class SnapshotSynthesis:
                         f"{list(value.shape)}, which the model has not"
                     )
                 target.copy_(value)
-
-
-def _num_updates(snapshot: Snapshot) -> int:
-    return snapshot.num_updates

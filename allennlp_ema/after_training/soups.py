@@ -22,18 +22,19 @@ def uniform_soup(paths: Sequence[Path]) -> Dict[str, Tensor]:
     # Parameters
 
     paths : `Sequence[Path]`
-        Of trained models, see `unpacked_archives.opened`. The weights of one at a time are in
-        memory, beside the sums of all.
+        The paths of trained models, see `unpacked_archives.opened`. The weights of only one model
+        are in memory at a time, and the sums of all.
 
     # Returns
 
     state : `Dict[str, Tensor]`
-        The state of the first with the means of all floating-point and complex tensors.
+        The means of all floating-point and complex tensors. All other entries are those of the
+        first model.
 
     # Raises
 
-    `ConfigurationError` : naming the model that cannot be read, or whose names or shapes are not
-        those of another.
+    `ConfigurationError` : naming a model that cannot be read, or that has other names or shapes
+        than another.
     """
     return mean_of_states(paths[::-1], best_weights)
 
@@ -43,11 +44,11 @@ class Step(NamedTuple):
     # Parameters
 
     path : `Path`
-        Of the model that is tried.
+        The path of the model that is tried.
     value : `float`
-        The metric of the soup with it, the more the better.
+        The metric of the soup with this model. Higher is better.
     is_kept : `bool`
-        Whether it stays in the soup.
+        Whether the model stays in the soup.
     """
 
     path: Path
@@ -57,23 +58,23 @@ class Step(NamedTuple):
 
 class GreedySoup:
     """
-    A soup that tries one model after the other, the best first, and keeps each with which it is no
-    worse (algorithm 1). The weights of one at a time are in memory, beside the sums of those that
-    are kept and the model that is measured.
+    A soup that tries one model after the other, the best first. It keeps a model if the soup does
+    not become worse with it (algorithm 1). Memory holds the weights of one model, the sums of the
+    models that were kept, and the model that is measured.
 
     # Parameters
 
     paths : `Sequence[Path]`
-        Of trained models, see `unpacked_archives.opened`.
+        The paths of trained models, see `unpacked_archives.opened`.
     model : `TrainedModel`
-        Whose weights are exchanged.
+        The model whose weights are replaced.
     measure : `Callable[[], float]`
-        Its metric at present, the more the better.
+        Measures the present metric of `model`. Higher is better.
 
     # Raises
 
-    `ConfigurationError` : naming the model that cannot be read, or whose names or shapes are not
-        those of the first.
+    `ConfigurationError` : naming a model that cannot be read, or that has other names or shapes
+        than the first.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class GreedySoup:
         self._measure = measure
         self._sums = WeightSums()
         self.kept: List[Path] = []
-        # Not after some of them were measured.
+        # Models that do not fit are refused here, before the first is measured.
         constants = InfiniteConstants()
         first_forms: Dict[str, str] = {}
         for path in progress(paths, desc="comparing models"):
@@ -95,22 +96,22 @@ class GreedySoup:
     def measured_alone(self) -> Iterator[Tuple[Path, float]]:
         """Measures each model by itself."""
         for path in self._paths:
-            self._model.put(best_weights(path))
+            self._model.load_weights(best_weights(path))
             yield path, self._measure()
 
     def steps(self, alone: Sequence[Tuple[Path, float]]) -> Iterator[Step]:
         """
-        Makes the soup.
+        Makes the soup, one step at a time.
 
         # Parameters
 
         alone : `Sequence[Tuple[Path, float]]`
-            What `measured_alone` gave.
+            The results of `measured_alone`.
 
         # Returns
 
         steps : `Iterator[Step]`
-            As they are taken.
+            Each step, after it was taken.
         """
         (first, best), *others = sorted(alone, key=lambda each: (math.isnan(each[1]), -each[1]))
         if math.isnan(best):
@@ -118,8 +119,8 @@ class GreedySoup:
                 "the metric of all models is NaN, but has to be a number for one to be the best"
             )
         state = best_weights(first)
-        # What is no weight, integer buffers, stays as it is in the best.
-        self._model.put(state)
+        # The soup keeps the best model's values that are not averaged, such as integer buffers.
+        self._model.load_weights(state)
         self._keep(first, state)
         yield Step(first, best, True)
         for path, _ in others:
@@ -138,7 +139,7 @@ class GreedySoup:
         self._sums.add(state)
 
     def weights(self) -> Dict[str, Tensor]:
-        """The state of the best model with the means of those that were kept."""
+        """The state of the best model, with the means of the kept models."""
         state = best_weights(self.kept[0])
         self._sums.write_mean(state)
         return state

@@ -1,5 +1,5 @@
 """
-A trained model, whose weights are exchanged and which AllenNLP evaluates.
+A trained model whose weights can be replaced, and its evaluation by AllenNLP.
 """
 
 import contextlib
@@ -28,15 +28,15 @@ class TrainedModel:
 
     training : `FinishedTraining`
     recalibration_data : `str`, optional (default = `None`)
-        Of what `recalibrated` computes the running statistics: a path, or a JSON object for a
-        reader that needs several. `None` means not at all.
+        The data from which `recalibrated` computes the running statistics: a path, or a JSON object
+        for a reader that needs several. `None` means that it does nothing.
     cuda_device : `int`, optional (default = `-1`)
         -1 is the CPU.
 
     # Raises
 
-    `ConfigurationError` : if there is no such GPU, or the weights of the training cannot be read or
-        are not of its model.
+    `ConfigurationError` : if there is no such GPU, or if the weights of the training cannot be read
+        or do not fit its model.
     """
 
     def __init__(
@@ -64,19 +64,19 @@ class TrainedModel:
 
     @property
     def weights(self) -> Dict[str, Tensor]:
-        """The model's state, to be changed in place."""
+        """The model's state. Its tensors may be changed in place."""
         return self._archive.model.state_dict()
 
-    def put(self, weights: Dict[str, Tensor]) -> None:
+    def load_weights(self, weights: Dict[str, Tensor]) -> None:
         """Copies `weights` into the model."""
         self._archive.model.load_state_dict(weights)
 
     @contextlib.contextmanager
     def recalibrated(self) -> Iterator[None]:
         """
-        A context in which the running statistics of batch norms are those of the present weights,
-        if there are data to compute them from: by as many batches, and in the same way, as the
-        callback `"moving_average_buffers"` does in training.
+        A context in which the running statistics of batch norms are recomputed for the present
+        weights, if recalibration data are given. It uses as many batches as the callback
+        `"moving_average_buffers"` of the training.
         """
         if self._recalibration_loader is None:
             yield
@@ -100,7 +100,7 @@ class TrainedModel:
             statistics.put(former)
 
     def evaluate(self, data: Dict[str, DataLoader]) -> Dict[str, Any]:
-        """The metrics of the model, as `allennlp evaluate` measures them."""
+        """The metrics of the model, computed as by `allennlp evaluate`."""
         self._seed()
         params = self._archive.config.duplicate().pop("evaluation", {})
         params["cuda_device"] = self._cuda_device
@@ -117,14 +117,14 @@ class TrainedModel:
         # Parameters
 
         data : `str`
-            As `allennlp evaluate` takes it: a path, several with commas between them, or JSON for
-            a reader that needs an object.
+            In the form of `allennlp evaluate`: a path, several paths separated by commas, or a JSON
+            object for a reader that needs it.
 
         # Returns
 
         data_loaders : `Dict[str, DataLoader]`
-            Batches of each, read as validation data are, by what stands before the names of its
-            metrics: nothing if it is the only one.
+            A loader of validation data for each path, by the prefix of the names of its metrics. A
+            single path has an empty prefix.
         """
         config = self._archive.config
         has_own = config.get("validation_data_loader") is not None
@@ -138,7 +138,7 @@ class TrainedModel:
         return loaders
 
     def _seed(self) -> None:
-        # So that from the same data come the same batches, for all weights that are compared.
+        # All compared weights should get the same batches.
         with explained(self._training.config_file):
             prepare_environment(self._archive.config.duplicate())
 
@@ -151,12 +151,12 @@ class TrainedModel:
 
 
 def data_paths(data: str) -> List[Any]:
-    """Those that data are given by, as `allennlp evaluate` takes them: strings or JSON objects."""
+    """Splits data in the form of `allennlp evaluate` into paths: strings or JSON objects."""
     try:
         paths = json.loads(f"[{data}]")
     except ValueError:
         paths = []
-    # A name may look like a number.
+    # A file name may look like a JSON number.
     is_json = paths and all(isinstance(path, (dict, str)) for path in paths)
     return paths if is_json else data.split(",")
 
@@ -174,7 +174,7 @@ def _loaded(training: FinishedTraining, cuda_device: int) -> Archive:
             str(training.serialization_dir), cuda_device=cuda_device, weights_file=str(path)
         )
     except Exception as error:
-        # Says what is wrong with the file, if it is the file.
+        # If the file itself is broken, this raises the clearer error.
         training.best_weights()
         if isinstance(error, RuntimeError):
             raise ConfigurationError(f"the model does not load {path}: {error}") from error

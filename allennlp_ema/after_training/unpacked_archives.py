@@ -1,5 +1,5 @@
 """
-Archives of trained models, read as the serialization directories that they were made of.
+Reads archives of trained models as if they were serialization directories.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from allennlp_ema.after_training.finished_training import FinishedTraining
 
 
 class UnpackedArchive(FinishedTraining):
-    """A `FinishedTraining` of which there is what its archive has."""
+    """A `FinishedTraining` with only the files of its archive."""
 
     @property
     def best_weights_file(self) -> Path:
@@ -28,12 +28,13 @@ class UnpackedArchive(FinishedTraining):
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[FinishedTraining]:
     """
-    A context in which the model at `path` is a directory: `path` itself, if it is a serialization
-    directory with its `best.th`, else its `model.tar.gz` or the archive `path`, unpacked.
+    A context in which the model at `path` can be read as a directory. A serialization directory
+    with a `best.th` is read as it is. Otherwise its `model.tar.gz`, or the archive at `path`, is
+    unpacked into a temporary directory.
 
     # Raises
 
-    `ConfigurationError` : naming the file that is missing, truncated or foreign.
+    `ConfigurationError` : naming a file that is missing, truncated or of another kind.
     """
     if path.is_dir():
         training = FinishedTraining(path)
@@ -49,12 +50,12 @@ def opened(path: Path) -> Iterator[FinishedTraining]:
         try:
             yield UnpackedArchive(Path(directory))
         except ConfigurationError as error:
-            # Nobody knows the files by where they are for the moment.
+            # The message should name the archive, because the user does not know the directory.
             raise ConfigurationError(str(error).replace(directory, str(path))) from error
 
 
 def best_weights(path: Path) -> Dict[str, Tensor]:
-    """The state of the model at `path`, as it was archived."""
+    """The archived state of the model at `path`."""
     with opened(path) as training:
         return training.best_weights()
 

@@ -1,5 +1,5 @@
 """
-Whether several models number their tokens and labels alike.
+Checks that several models have the same vocabulary.
 """
 
 from itertools import zip_longest
@@ -12,7 +12,7 @@ from allennlp.data.vocabulary import NAMESPACE_PADDING_FILE
 from allennlp_ema.after_training.finished_training import FinishedTraining
 from allennlp_ema.after_training.unpacked_archives import opened
 
-# The lines of each file, by its namespace.
+# The lines of each vocabulary file, by namespace.
 Vocabulary = Dict[str, List[str]]
 
 
@@ -20,8 +20,8 @@ def check_vocabularies(paths: Sequence[Path]) -> None:
     """
     # Raises
 
-    `ConfigurationError` : naming the first of the trained models at `paths` whose vocabulary is not
-        that of the first, and where they differ.
+    `ConfigurationError` : naming the first model whose vocabulary differs from that of the model at
+        `paths[0]`, and the first difference.
     """
     first: Vocabulary = {}
     for path in paths:
@@ -36,7 +36,7 @@ def check_vocabularies(paths: Sequence[Path]) -> None:
 def _vocabulary(training: FinishedTraining) -> Vocabulary:
     directory = training.serialization_dir / "vocabulary"
     vocabulary = {
-        # As AllenNLP reads it: a token may have any other end of a line in it.
+        # As in AllenNLP, only "\n" ends a line, because tokens may contain other line ends.
         file.stem: file.read_bytes().decode("utf-8", "backslashreplace").rstrip("\n").split("\n")
         for file in sorted(directory.glob("*.txt"))
     }
@@ -44,7 +44,7 @@ def _vocabulary(training: FinishedTraining) -> Vocabulary:
         raise ConfigurationError(f"{directory}: there is no vocabulary")
     padding = Path(NAMESPACE_PADDING_FILE).stem
     if padding in vocabulary:
-        # It is a set, which every process writes in an order of its own.
+        # AllenNLP writes this set in an arbitrary order.
         vocabulary[padding].sort()
     return vocabulary
 

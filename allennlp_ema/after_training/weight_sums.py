@@ -1,5 +1,5 @@
 """
-The sum of several states of one model, and its mean.
+The running sum of several states of one model, and their mean.
 """
 
 from typing import Any, Dict, Mapping, Optional
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 class WeightSums:
-    """Sums by name of all floating-point and complex tensors, in double precision."""
+    """The sums of all floating-point and complex tensors by name, in double precision."""
 
     def __init__(self) -> None:
         self.num_states = 0
         self._sums: Dict[str, Tensor] = {}
 
     def add(self, state: Mapping[str, Any]) -> None:
-        """Adds a model's state. What else there is in it, integer buffers, is left alone."""
+        """Adds a model's state. Other entries, integer buffers for example, are ignored."""
         for name, value in state.items():
             if not isinstance(value, Tensor):
                 continue
@@ -37,7 +37,7 @@ class WeightSums:
 
         state : `Mapping[str, Any]`
         with_state : `Mapping[str, Any]`, optional (default = `None`)
-            One more state that the means are of, without adding it.
+            A state to include in the means without adding it to the sums.
         """
         for name, total in self._sums.items():
             if with_state is None:

@@ -1,5 +1,5 @@
 """
-The averages, one a file.
+The registered averages, each in its own file.
 """
 
 from allennlp_ema.averages.bank import BankMovingAverage

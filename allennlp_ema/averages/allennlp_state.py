@@ -1,5 +1,5 @@
 """
-The state that AllenNLP's own exponential average writes.
+Loads the state that AllenNLP's own exponential average writes.
 """
 
 import logging
@@ -24,16 +24,16 @@ def prepare_load_of_allennlp_state(
     running: RunningAverage, all_names: Iterable[str], state_dict: Dict[str, Any]
 ) -> Callable[[], None]:
     """
-    Checks the whole state and returns what then loads it. If the parameters in it are not the
-    present ones, its averages have not followed the model since a `--recover`: averaging begins
-    anew, with a warning.
+    Checks the whole state, and returns a function that loads it. If the state's parameters differ
+    from the model's, its averages have not followed the model since an earlier `--recover`. Then
+    averaging begins anew, with a warning.
 
     # Parameters
 
     running : `RunningAverage`
-        What it is loaded into.
+        The average into which the state is loaded.
     all_names : `Iterable[str]`
-        Of all parameters, of which only some may be averaged here.
+        The names of all parameters, whether they are averaged here or not.
     state_dict : `Dict[str, Any]`
     """
     averaged = {without_prefixes(name) for name in running.shadow_weights.names}
@@ -54,13 +54,13 @@ def prepare_load_of_allennlp_state(
         if is_dead:
             logger.warning(
                 "The state of AllenNLP's own moving average holds averages of dead parameters: "
-                "the parameters in it are not the model's, which they stopped following at an "
-                "earlier --recover. These averages are left alone; averaging begins anew from "
-                "the model's present parameters."
+                "since an earlier --recover they have not followed the model's parameters. These "
+                "averages are not loaded; averaging begins anew from the model's present "
+                "parameters."
             )
             running.load(raw, AveragingCounts())
         else:
-            # They come from samples: `zero_debias` must not take them for an initial value.
+            # With a share of 1 `zero_debias` does not take the averages for an initial value.
             running.load(averages, AveragingCounts(sampled_share=1.0))
 
     return load

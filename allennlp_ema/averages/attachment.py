@@ -1,5 +1,5 @@
 """
-Attachments: state of the averaged model that belongs to an average, buffers say.
+Attachments: other state of the model that belongs to an average, for example buffers.
 """
 
 from typing import Any, Dict
@@ -9,10 +9,11 @@ from torch import Tensor
 
 class Attachment:
     """
-    Something that goes with an average: it learns of samples before they are taken, is swapped with
-    the parameters, and has a part in the average's state. `MovingAverage.attach` adds one; to a
-    bank, it goes with each of its averages. `average` is the `MovingAverage` that it goes with. All
-    methods do nothing unless they are overridden.
+    State that belongs to an average. An attachment is called before each sample and when the
+    averages are assigned or restored, and it has a part in the average's state.
+    `MovingAverage.attach` adds an attachment to an average, or to each average of a bank. The
+    argument `average` is the `MovingAverage` that is assigned, restored, saved or loaded. The
+    methods of this base class do nothing.
 
     ```python
     class Temperature(Attachment):
@@ -26,7 +27,7 @@ class Attachment:
     ```
     """
 
-    #: What its part of the state is called.
+    #: The key of its part of the state.
     name: str
 
     def tensors(self) -> Dict[str, Tensor]:
@@ -34,8 +35,8 @@ class Attachment:
         # Returns
 
         tensors : `Dict[str, Tensor]`
-            Tensors that are averaged, assigned and restored as the parameters are, by a name. They
-            are in the state of the average.
+            Tensors, by name, that are averaged, assigned and restored as the parameters are. The
+            state of the average includes their averages.
         """
         return {}
 
@@ -43,16 +44,16 @@ class Attachment:
         """Called before a sample of the parameters is taken."""
 
     def assign(self, average: Any) -> None:
-        """Called when the parameters have got the values of `average`."""
+        """Called after the values of `average` were assigned to the parameters."""
 
     def restore(self, average: Any) -> None:
         """
-        Called before the parameters get their own values again, also when `assign` has failed, and
-        a second time when this has.
+        Called before the parameters get their raw values again. It is also called after `assign`
+        has failed, and a second time after `restore` has failed.
         """
 
     def keep(self, average: Any) -> None:
-        """Called in the place of `restore` when what is assigned is kept for good."""
+        """Called instead of `restore` when the assigned values are kept for good."""
 
     def state_dict(self, average: Any) -> Dict[str, Any]:
         return {}

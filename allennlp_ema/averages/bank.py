@@ -1,5 +1,5 @@
 """
-Several averages of the same parameters in one pass.
+The bank: several averages of the same parameters, updated in one pass.
 """
 
 import logging
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from allennlp_ema.averages.moving_average import WEIGHTING_ALONE, MovingAverage
 from allennlp_ema.averages.parameters import NamedParameter
-from allennlp_ema.averages.running_average import RunningAverage, share_parameters
+from allennlp_ema.averages.running_average import RunningAverage, share_assignment_lock
 from allennlp_ema.averages.states import STATE_VERSION, check_entries, check_header
 from allennlp_ema.common.checks import check_choice
 
@@ -21,10 +21,11 @@ logger = logging.getLogger(__name__)
 @MovingAverage.register("bank")
 class BankMovingAverage(MovingAverage):
     """
-    Several averages of the same parameters, which read them once an update. One of them, `active`,
-    is what `assign_average_value` assigns unless another is selected; each is a `MovingAverage` in
-    `averages`, whose own methods (`bank.averages["slow"].average_values()`) reach the others. The
-    parameters hold one's values at a time: to assign another meanwhile is a `RuntimeError`.
+    Several averages of the same parameters. Each update reads the parameters once for all of them.
+    `assign_average_value` assigns the average `active`, unless another is selected. Each average is
+    a `MovingAverage` in `averages` and has all its methods:
+    `bank.averages["slow"].average_values()`. Only one average can be assigned at a time; another
+    `assign_average_value` meanwhile raises a `RuntimeError`.
 
     ```python
     >>> averages = {"mean": {"type": "uniform"}, "last": {"type": "window", "window_size": 1}}
@@ -46,12 +47,13 @@ class BankMovingAverage(MovingAverage):
     parameters : `Iterable[Tuple[str, Tensor]]`
         The named parameters to average. The trainer gives them.
     averages : `Dict[str, Lazy[MovingAverage]]`
-        The averages by name. From Python they may also be averages of these parameters.
+        The averages by name. From Python they may also be constructed averages of the same
+        parameters.
     active : `str`
-        The name of the one that is assigned.
+        The name of the average that is assigned.
     **kwargs
-        The keys that every average takes, see `MovingAverage`; they hold for each of `averages`
-        that does not have the key itself.
+        The keys that every average takes, see `MovingAverage`. They are the defaults for each of
+        `averages`.
     """
 
     def __init__(
@@ -73,9 +75,9 @@ class BankMovingAverage(MovingAverage):
         super().__init__(parameters, **kwargs)
 
     def _set_up(self, parameters: Iterable[NamedParameter]) -> None:
-        # All that runs is in the averages.
+        # A bank has no running average of its own; each of its averages has one.
         if parameters is not WEIGHTING_ALONE:
-            share_parameters(self.assignable())
+            share_assignment_lock(self.assignable())
             self._log_construction()
 
     def resolve(
@@ -116,12 +118,13 @@ class BankMovingAverage(MovingAverage):
 
         parameter_or_name : `Union[Tensor, str]`
         of : `str`, optional (default = `None`)
-            Which of the bank's averages. `None` means the active one.
+            The name of one of the bank's averages. `None` means the active one.
 
         # Returns
 
         average : `Optional[Tensor]`
-            The average of a parameter, of its shape, never a copy; `None` if it is not averaged.
+            The average of the parameter, with its shape and without a copy. `None` if the parameter
+            is not averaged.
         """
         return self._member(of).average(parameter_or_name)
 
@@ -130,17 +133,17 @@ class BankMovingAverage(MovingAverage):
         # Parameters
 
         of : `str`, optional (default = `None`)
-            Which of the bank's averages. `None` means the active one.
+            The name of one of the bank's averages. `None` means the active one.
 
         # Returns
 
         averages : `Iterable[Tuple[str, Tensor]]`
-            Names and averages, never copies, of what is averaged.
+            The names of the averaged parameters, each with its average, without copies.
         """
         return self._member(of).named_averages()
 
     def state_dict(self, copy: bool = False) -> Dict[str, Any]:
-        # Which of them is assigned does not matter: a copy of one is a copy of all.
+        # The averages share parameters, so all are copied while any of them is assigned.
         copy = copy or self.is_assigned
         state = {
             "version": STATE_VERSION,

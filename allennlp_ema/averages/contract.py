@@ -1,5 +1,5 @@
 """
-The contract with the trainer: what it and people call, over the averages that are members of one.
+The contract with the trainer: the methods that the trainer and users call on an average or bank.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.averages.parameters import without_prefixes
-from allennlp_ema.averages.running_average import RunningAverage, own_attachments
+from allennlp_ema.averages.running_average import RunningAverage, distinct_attachments
 from allennlp_ema.common.checks import check_choice
 from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights, update
 from allennlp_ema.weighting.weighting import AveragingCounts
@@ -22,14 +22,14 @@ RAW = "raw"
 
 class TrainerContract(AllenNLPMovingAverage):
     """
-    What can be asked of an average, whether it is one or a bank of several. An average is a member
-    of its own; a bank has others.
+    The methods that a single average and a bank have in common. They act on the members: a single
+    average is its own only member, and a bank has several.
     """
 
     #: The weighting, the counts and the shadow weights. A bank has none of its own.
     running: RunningAverage
 
-    #: What is assigned when the raw weights are selected: an average of no parameters.
+    #: Assigned when the raw weights are selected: a running average of no parameters.
     raw: RunningAverage
 
     _selected: Optional[str] = None
@@ -41,8 +41,8 @@ class TrainerContract(AllenNLPMovingAverage):
         # Parameters
 
         num_updates : `int`, optional (default = `None`)
-            The number of this update. The trainer counts from 1. `None` means one more than the
-            last one's.
+            The number of this update. The trainer counts from 1. `None` means the number after
+            that of the last update.
 
         # Raises
 
@@ -60,11 +60,11 @@ class TrainerContract(AllenNLPMovingAverage):
         self.update_members(num_updates)
 
     def update_members(self, num_updates: Optional[int]) -> None:
-        """The update of `apply`, which checks before whether there can be one."""
-        # Each call counts in small models, where all of them take longer than the kernel.
+        """Makes the update of `apply`, without its checks."""
+        # Loops instead of comprehensions save calls, which take longer than the kernel in small models.
         running = [member.running for member in self.members()]
         updates = [each.weighting.next(each.counts, num_updates) for each in running]
-        for attachment in own_attachments(running):
+        for attachment in distinct_attachments(running):
             if any(coming.is_sample for coming in updates):
                 attachment.before_sample()
         moved: List[ShadowWeights] = []
@@ -80,9 +80,8 @@ class TrainerContract(AllenNLPMovingAverage):
 
     def wait(self) -> None:
         """
-        Waits for an update that runs beside the training, see `sequential_update`: to be called
-        before anything but an optimizer writes to the parameters. What was raised in the update is
-        raised here.
+        Waits for an update in the background, see `sequential_update`. Call it before anything but
+        an optimizer writes to the parameters. An exception from the update is raised here.
         """
         for member in self.members():
             for shadow_weights in member.running.all_shadow_weights():
@@ -100,13 +99,13 @@ class TrainerContract(AllenNLPMovingAverage):
 
     @property
     def num_averaged(self) -> int:
-        """How many samples were averaged since `start_step`."""
+        """The number of samples averaged since `start_step`."""
         return self.counts.num_averaged
 
     @property
     def decay_in_force(self) -> Optional[float]:
         """
-        What the latest sample left of the average before it, `None` before the first sample.
+        1 minus the weight of the latest sample. `None` before the first sample.
         """
         return 1.0 - self.counts.last_weight if self.num_averaged else None
 
@@ -115,8 +114,8 @@ class TrainerContract(AllenNLPMovingAverage):
         # Returns
 
         window : `Optional[float]`
-            The length in updates of the uniform average with as much averaging in it:
-            `update_every / sum of squared weights`. For a constant decay `d` this tends to
+            The length, in updates, of the uniform average that reduces noise as much:
+            `update_every / sum of squared shares`. For a constant decay `d` it tends to
             `(1 + d) / (1 - d)`. `None` before the first sample.
         """
         return self.active_member().running.weighting.effective_window(self.counts)
@@ -125,20 +124,20 @@ class TrainerContract(AllenNLPMovingAverage):
         self, parameters: Optional[Iterable[Union[Tensor, str]]] = None
     ) -> None:
         """
-        Gives the parameters their averages, or those that were selected: see `select`. Calls nest:
-        the parameters get their own values again with the last `restore`. If anything is raised,
-        they have their own values.
+        Assigns the averages, or the selected values (see `select`), to the parameters. Calls nest:
+        the last `restore` gives the parameters their raw values again. If an exception is raised,
+        the parameters have their raw values.
 
         # Parameters
 
         parameters : `Iterable[Union[Tensor, str]]`, optional (default = `None`)
-            Only these, or those of these names. What goes with the averages (buffers, say) stays as
-            it is then. `None` means all.
+            The parameters to assign to, or their names. Attachments (buffers, for example) are then
+            left alone. `None` means all parameters and attachments.
 
         # Raises
 
-        `RuntimeError` : while another average of the same bank is assigned, or to other parameters,
-        or if a parameter was resized.
+        `RuntimeError` : while another average of the same bank is assigned, while averages are
+        assigned to other parameters than these, or if a parameter was resized.
         `ConfigurationError` : if one of `parameters` is not averaged.
         Nothing is changed then.
         """
@@ -153,7 +152,7 @@ class TrainerContract(AllenNLPMovingAverage):
 
     def restore(self) -> None:
         """
-        Gives the parameters their own values again, bit for bit.
+        Gives the parameters their raw values again, bit for bit.
 
         # Raises
 
@@ -163,8 +162,8 @@ class TrainerContract(AllenNLPMovingAverage):
 
     def keep_average_value(self) -> None:
         """
-        Makes the assigned averages the parameters' own values: what they were before is dropped,
-        and nothing is left to restore.
+        Makes the assigned averages the parameters' raw values. Their former raw values are dropped,
+        so nothing is left to restore.
 
         # Raises
 
@@ -179,7 +178,7 @@ class TrainerContract(AllenNLPMovingAverage):
 
     @property
     def assigned(self) -> Optional[RunningAverage]:
-        """What the parameters hold at present, `None` if it is their own values."""
+        """The running average that is assigned at present. `None` if none is."""
         for running in self.assignable():
             if running.num_assigned:
                 return running
@@ -192,23 +191,24 @@ class TrainerContract(AllenNLPMovingAverage):
 
     @property
     def selected(self) -> Optional[str]:
-        """What was selected: see `select`. `None` if nothing was."""
+        """The name that was selected, see `select`. `None` if none was."""
         return self._selected
 
     def select(self, name: Optional[str]) -> None:
         """
-        Says what `assign_average_value`, and with it `average_values`, assigns from now on. It is
-        in the state. All else that can be asked stays that of the average, or of a bank's `active`.
+        Selects the values that `assign_average_value` and `average_values` assign from now on. The
+        selection is part of the state. All other methods still ask the average itself, or the
+        `active` average of a bank.
 
         # Parameters
 
         name : `Optional[str]`
-            One of `named_members`; or `"raw"`, with which the parameters keep their own values, for
-            as long as these are assigned; or `None`, which is the average or a bank's `active`.
+            A name in `named_members`; or `"raw"`, so that the parameters keep their raw values when
+            they are assigned; or `None` for the average itself, or the `active` one of a bank.
 
         # Raises
 
-        `ConfigurationError` : if there is none of this name. Nothing is changed then.
+        `ConfigurationError` : if no member has this name. Nothing is changed then.
         `RuntimeError` : while averages are assigned. Nothing is changed then.
         """
         self.check_selected(name)
@@ -230,8 +230,8 @@ class TrainerContract(AllenNLPMovingAverage):
     @contextlib.contextmanager
     def average_values(self) -> Iterator[None]:
         """
-        A context in which the parameters hold their averages. They get their own values again
-        whatever is raised in it.
+        A context in which the parameters hold their averages. At its end they get their raw values
+        again, even after an exception.
         """
         self.assign_average_value()
         try:
@@ -244,7 +244,7 @@ class TrainerContract(AllenNLPMovingAverage):
         # Returns
 
         members : `Sequence[TrainerContract]`
-            The averages in it: itself alone, unless it is a bank.
+            The average itself, or the averages of a bank, including those of banks in it.
         """
         raise NotImplementedError
 
@@ -253,7 +253,7 @@ class TrainerContract(AllenNLPMovingAverage):
         # Returns
 
         member : `MovingAverage`
-            The one of `members` that is assigned if nothing else is selected.
+            The member that is assigned if no other is selected.
         """
         raise NotImplementedError
 
@@ -262,7 +262,8 @@ class TrainerContract(AllenNLPMovingAverage):
         # Returns
 
         members : `Mapping[str, TrainerContract]`
-            The averages in it by name: that in the bank, or else that of the type.
+            The members by name. In a bank it is the name in `averages`, for a single average its
+            type.
         """
         raise NotImplementedError
 
@@ -270,21 +271,21 @@ class TrainerContract(AllenNLPMovingAverage):
         """
         # Raises
 
-        `ConfigurationError` : naming a duration in the configuration that nobody has resolved.
+        `ConfigurationError` : naming a duration in the configuration that is not resolved.
         """
         raise NotImplementedError
 
     def assignable(self) -> List[RunningAverage]:
-        """All that its methods, and those of its members, assign."""
+        """All running averages that can be assigned, the raw weights included."""
         raise NotImplementedError
 
     def attach(self, attachment: Attachment) -> None:
         """
-        Lets something go with the average: see `Attachment`.
+        Adds an attachment to the average, or to each average of a bank.
 
         # Raises
 
-        `ConfigurationError` : if it has an attachment of this name.
+        `ConfigurationError` : if the average has an attachment of the same name.
         """
         for member in self.members():
             member.running.attach(attachment)
@@ -294,13 +295,14 @@ class TrainerContract(AllenNLPMovingAverage):
         # Returns
 
         average : `Optional[Tensor]`
-            The average of a parameter, of its shape, never a copy; `None` if it is not averaged.
+            The average of the parameter, with its shape and without a copy. `None` if the parameter
+            is not averaged.
         """
         name = self._name_of(parameter_or_name)
         return None if name is None else dict(self.named_averages())[name]
 
     def _name_of(self, parameter_or_name: Union[Tensor, str]) -> Optional[str]:
-        """The name under which it is averaged, `None` if it is not."""
+        """The name under which the parameter is averaged. `None` if it is not averaged."""
         shadow_weights = self.active_member().running.shadow_weights
         if not isinstance(parameter_or_name, str):
             return shadow_weights.name_of(parameter_or_name)
@@ -312,11 +314,11 @@ class TrainerContract(AllenNLPMovingAverage):
 
     def checked_name(self, parameter_or_name: Union[Tensor, str]) -> str:
         """
-        The name under which a parameter is averaged.
+        The name under which the parameter is averaged.
 
         # Raises
 
-        `ConfigurationError` : if it is not.
+        `ConfigurationError` : if the parameter is not averaged.
         """
         name = self._name_of(parameter_or_name)
         if name is None:
@@ -330,7 +332,7 @@ class TrainerContract(AllenNLPMovingAverage):
         # Returns
 
         averages : `Iterable[Tuple[str, Tensor]]`
-            Names and averages, never copies, of what is averaged.
+            The names of the averaged parameters, each with its average, without copies.
         """
         return self.active_member().running.values().items()
 
@@ -339,11 +341,11 @@ class TrainerContract(AllenNLPMovingAverage):
         # Returns
 
         values : `Iterable[Tuple[str, Tensor]]`
-            Names and raw values, never copies, of what is averaged, of a bank by any of its
-            averages, also while averages are assigned.
+            The names of the averaged parameters, each with its raw value, without copies. In a bank
+            these are the parameters of all members. They are raw also while averages are assigned.
         """
         values: Dict[str, Tensor] = {}
-        # To the others what is assigned is the parameters' own.
+        # The assigned member comes last, because only it knows the raw values of its parameters.
         for member in sorted(self.members(), key=lambda each: each.is_assigned):
             values.update(member.running.shadow_weights.raw_values())
         return values.items()

@@ -1,5 +1,5 @@
 """
-The durations in the configuration of an average, and the numbers of updates that they come to.
+Durations in the configuration of an average, and how they are resolved to numbers of updates.
 """
 
 import logging
@@ -13,13 +13,13 @@ from allennlp_ema.weighting.weighting import Weighting
 
 logger = logging.getLogger(__name__)
 
-# By key, the least that a number may be. Other durations are 1 update long at least.
-_LEAST = {"start_step": 0}
+# The smallest number of updates by attribute. Durations of other attributes have at least 1.
+_MINIMUM = {"start_step": 0}
 
-# What need not be a whole number of updates.
+# Durations that are not rounded to whole updates.
 _FRACTIONAL = ("half_life",)
 
-# What may wait for its epochs to end where nobody knows how many updates an epoch has.
+# Durations that can wait for the end of their epochs if the data loader has no length.
 _MAY_WAIT = ("start_step", "update_every")
 
 
@@ -28,8 +28,8 @@ class Durations:
     # Parameters
 
     owners : `Iterable[Tuple[str, Any]]`
-        What has durations among its attributes, each with what stands before their keys:
-        `("decay.", schedule)`.
+        The objects with durations among their attributes, each with the prefix of its keys in the
+        configuration: `("decay.", schedule)`.
     """
 
     def __init__(self, owners: Iterable[Tuple[str, Any]]) -> None:
@@ -39,7 +39,7 @@ class Durations:
             for attribute, value in vars(owner).items()
             if isinstance(value, Duration)
         }
-        #: What they came to, by key, in updates.
+        #: The numbers of updates of the resolved durations, by key.
         self.resolved: Dict[str, float] = {}
 
     @property
@@ -50,8 +50,8 @@ class Durations:
 
     def resolve(self, length: TrainingLength) -> None:
         """
-        Puts numbers in the place of durations. Where nobody knows how many updates an epoch has,
-        `start_step` and `update_every` may be whole epochs, and wait for `epoch_ended`.
+        Replaces durations by numbers of updates. If the number of updates per epoch is not known,
+        `start_step` and `update_every` in whole epochs stay unresolved until `epoch_ended`.
 
         # Raises
 
@@ -63,15 +63,15 @@ class Durations:
                 self.put(key, duration.resolve(key, length))
 
     def put(self, key: str, value: float) -> None:
-        """Puts a number of updates in the place of the duration under `key`."""
+        """Replaces the duration under `key` by a number of updates."""
         owner, attribute = self._places[key]
         if attribute not in _FRACTIONAL:
-            value = max(_LEAST.get(attribute, 1), round(value))
+            value = max(_MINIMUM.get(attribute, 1), round(value))
         setattr(owner, attribute, value)
         self.resolved[key] = value
 
     def load(self, saved: Dict[str, float]) -> None:
-        """Keeps what was resolved before a `--recover`, whatever the configuration says now."""
+        """Takes the numbers of a saved state, so that `--recover` does not change a duration."""
         for key in self._places:
             if key not in saved:
                 continue
@@ -86,7 +86,7 @@ class Durations:
             self.put(key, saved[key])
 
     def ended_with(self, num_epochs: int) -> Iterable[str]:
-        """The keys of what waited for this many epochs to end."""
+        """The keys of the unresolved durations of `num_epochs` epochs."""
         return [key for key, each in self.unresolved.items() if each.epochs == num_epochs]
 
     def check_resolved(self) -> None:
@@ -104,32 +104,32 @@ class Durations:
 
 
 class WithDurations(TrainerContract):
-    """The part of an average that waits for durations to become numbers."""
+    """The part of an average that resolves its durations."""
 
-    #: Those in its configuration.
+    #: The durations in its configuration.
     durations: Durations
-    #: Which updates it samples, and with which weights.
+    #: Decides which updates the average samples, and with which weights.
     weighting: Weighting
     start_step: Any
     update_every: Any
 
     def _owners_of_durations(self) -> List[Tuple[str, Any]]:
-        """What has durations among its attributes, with what stands before their keys."""
+        """The argument of `Durations`."""
         return [("", self)]
 
     def resolve(
         self, num_updates_per_epoch: Optional[float], num_epochs: Optional[float] = None
     ) -> None:
         """
-        Puts numbers of updates in the place of durations. The trainer does this when it is built.
+        Replaces durations by numbers of updates. It is called when the trainer is built.
 
         # Parameters
 
         num_updates_per_epoch : `Optional[float]`
-            `None` if nobody knows: `start_step` and `update_every` may then be whole epochs, and
-            the average waits for `epoch_ended`.
+            `None` if it is not known. Then `start_step` and `update_every` in whole epochs stay
+            unresolved until `epoch_ended`.
         num_epochs : `float`, optional (default = `None`)
-            Of the training.
+            The number of epochs of the training.
 
         # Raises
 
@@ -138,24 +138,24 @@ class WithDurations(TrainerContract):
         had_durations = bool(self.durations.unresolved)
         self.durations.resolve(TrainingLength(num_updates_per_epoch, num_epochs))
         if had_durations:
-            self._take_over_durations()
+            self._update_weighting()
 
     @property
     def has_unresolved_durations(self) -> bool:
-        """Whether `resolve` has something to do."""
+        """Whether a duration is still unresolved."""
         return bool(self.durations.unresolved)
 
     def epoch_ended(self, num_epochs: int) -> None:
-        """Resolves what waits for so many epochs to end, and takes the sample that is due then."""
+        """Resolves the durations of `num_epochs` epochs, and takes the sample that is due then."""
         counts = self.counts
         ended = self.durations.ended_with(num_epochs)
         if "start_step" in ended:
-            # The parameters of this update are in the average already, and are no sample.
+            # The average equals the parameters of this update, so averaging starts with the next.
             self.durations.put("start_step", counts.num_updates + 1)
         if "update_every" in ended:
             self.durations.put("update_every", counts.num_updates)
         if ended:
-            self._take_over_durations()
+            self._update_weighting()
         if "update_every" in ended and not self.weighting.is_waiting:
             self.running.commit(counts.skip(counts.num_updates - 1))
             self.update_members(counts.num_updates)
@@ -164,11 +164,11 @@ class WithDurations(TrainerContract):
         if not self.weighting.is_waiting:
             self.durations.check_resolved()
 
-    def _take_over_durations(self) -> None:
+    def _update_weighting(self) -> None:
         self.weighting.start_step = self.start_step
         self.weighting.update_every = self.update_every
         self.weighting.is_waiting = self.has_unresolved_durations
-        # A weighting alone averages nothing that the log could tell of.
+        # An average without parameters (`WEIGHTING_ALONE`) is not logged.
         if hasattr(self, "running") and not self.weighting.is_waiting:
             self._log_construction()
 

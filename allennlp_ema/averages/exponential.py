@@ -16,16 +16,17 @@ from allennlp_ema.weighting.duration import Duration
 logger = logging.getLogger(__name__)
 
 
-# In the place of AllenNLP's own, whose arguments it takes.
+# It replaces AllenNLP's own average and takes the same arguments.
 @AllenNLPMovingAverage.register("exponential", exist_ok=True)
 class ExponentialMovingAverage(MovingAverage):
     """
     The exponential moving average, `average = decay * average + (1 - decay) * parameter`.
 
-    For a number, the decay at update `n` is `min(decay, (numerator + n) / (denominator + n))` where
-    `apply` is given `n`, as the trainer does, and else `decay` itself: the rule of
+    If `decay` is a number, the decay at update `n` is
+    `min(decay, (numerator + n) / (denominator + n))`. Without a number of updates in `apply` it is
+    `decay` itself. The trainer gives the number. This is the rule of
     `tf.train.ExponentialMovingAverage`. A number may be changed between two updates:
-    `average.decay = 0.99`, or a tensor of one value, which is read when it is set.
+    `average.decay = 0.99`. It may also be a tensor of one value, which is read once.
 
     ```python
     >>> parameter = torch.zeros(1)
@@ -47,11 +48,11 @@ class ExponentialMovingAverage(MovingAverage):
     decay : `Union[float, DecaySchedule]`, optional (default = `0.9999`)
         A number within [0, 1] or a schedule.
     numerator : `float`, optional (default = `1.0`)
-        Of the warm-up of a number, 0 or more.
+        For the warm-up of a number, 0 or more.
     denominator : `float`, optional (default = `10.0`)
-        Of the warm-up of a number, above 0.
+        For the warm-up of a number, above 0.
     zero_debias : `bool`, optional (default = `False`)
-        Forget the initial value: the weight `1 - decay` is divided by
+        Whether the average forgets its initial value: the weight `1 - decay` is divided by
         `1 - (the product of all decays so far)` (Kingma and Ba 2015, section 3).
     **kwargs
         The keys that every average takes, see `MovingAverage`.
@@ -81,7 +82,7 @@ class ExponentialMovingAverage(MovingAverage):
     @decay.setter
     def decay(self, decay: Union[float, DecaySchedule]) -> None:
         if hasattr(decay, "tolist"):
-            # Of a tensor, which is read once, so that no update asks a device for it.
+            # A tensor is read here, so that no update has to wait for its device.
             values = decay.tolist()
             decay = values[0] if isinstance(values, list) and len(values) == 1 else values
         if not isinstance(decay, DecaySchedule):
@@ -89,7 +90,7 @@ class ExponentialMovingAverage(MovingAverage):
             self._constant = ConstantDecay(decay)
             self._warmup = WarmupDecay(decay, self.numerator, self.denominator)
         elif not any(isinstance(value, Duration) for value in vars(decay).values()):
-            # A schedule that gives no decay is refused before the training begins.
+            # An invalid schedule should raise its error before the training begins.
             decay.over(1, 1)
         self._decay = decay
 
@@ -106,7 +107,7 @@ class ExponentialMovingAverage(MovingAverage):
 
     @property
     def schedule(self) -> DecaySchedule:
-        """What gives the decay of updates that are numbered, as the trainer's are."""
+        """The schedule of numbered updates: `decay` itself, or the warm-up of a number."""
         return self._decay if isinstance(self._decay, DecaySchedule) else self._warmup
 
     @property
@@ -122,8 +123,8 @@ class ExponentialMovingAverage(MovingAverage):
             if self._decay != configured:
                 logger.warning(
                     "The decay in force is %s, from the state that was loaded, and not %s as "
-                    "configured, because a number may be changed during a training. To go on with "
-                    'the configured one, make it a schedule, which no state changes: "decay": '
+                    "configured, because a number may be changed during a training. To use the "
+                    'configured decay, make it a schedule, which a state does not change: "decay": '
                     '{"type": "warmup", "decay": %s, "numerator": %g, "denominator": %g}',
                     self._decay,
                     configured,
@@ -138,10 +139,8 @@ class ExponentialMovingAverage(MovingAverage):
         return {} if self._has_schedule else {"decay": self._decay}
 
     def _weighting_in_words(self) -> str:
-        if isinstance(self._decay, DecaySchedule):
-            words = f"decay {self._decay}"
-        else:
-            words = f"decay {self._decay}"
+        words = f"decay {self._decay}"
+        if not self._has_schedule:
             binds_from = self._warmup.binds_from()
             warmup = f"({self.numerator:g} + n) / ({self.denominator:g} + n)"
             if binds_from is None:

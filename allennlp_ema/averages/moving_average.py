@@ -1,5 +1,5 @@
 """
-An average as it is configured, registered and saved: the base class of all of them.
+The base class of all averages: configuration, registration and states.
 """
 
 import logging
@@ -22,7 +22,7 @@ from allennlp_ema.averages.parameters import (
     checked_names,
     selected,
 )
-from allennlp_ema.averages.running_average import RunningAverage, share_parameters
+from allennlp_ema.averages.running_average import RunningAverage, share_assignment_lock
 from allennlp_ema.averages.states import STATE_VERSION, check_entries, check_header, copied
 from allennlp_ema.common.checks import check_choice
 from allennlp_ema.common.from_params import (
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
-# What a state has only if there is any.
+# Entries that a state has only if they are not empty.
 _OPTIONAL_ENTRIES = ["attachments", "durations", "selected"]
 
 
@@ -46,14 +46,14 @@ class _NoParameters(tuple):
     """See `WEIGHTING_ALONE`."""
 
 
-#: In the place of parameters: the average has a `weighting`, and nothing else can be asked of it.
+#: Given instead of parameters, for an average of which only the `weighting` is used.
 WEIGHTING_ALONE = _NoParameters()
 
 
 class MovingAverage(ExplainedFromParams, WithDurations):
     """
     A moving average of a model's parameters: `average += weight * (parameter - average)` after each
-    update, with weights that one pure method gives. An average of one's own overrides that method:
+    update. One pure method gives the weights. A custom average overrides that method:
 
     ```python
     >>> @MovingAverage.register("inverse_square_root_example")
@@ -72,39 +72,39 @@ class MovingAverage(ExplainedFromParams, WithDurations):
 
     parameters : `Iterable[Tuple[str, Tensor]]`
         The named parameters to average, of any shape and floating or complex dtype. The trainer
-        gives them. Of a `DTensor` (`torch.distributed.fsdp.fully_shard`) each process averages its
-        part.
+        gives them. Each process averages its shard of a `DTensor`
+        (`torch.distributed.fsdp.fully_shard`).
     start_step : `Union[int, Duration]`, optional (default = `0`)
         In updates, or a duration: `{"epochs": 2}` or `{"fraction": 0.5}` of the training. While
-        `num_updates < start_step` the average equals the parameters; the weighting counts its
-        updates from here.
+        `num_updates < start_step` the average equals the parameters. The weighting counts updates
+        from `start_step`.
     update_every : `Union[int, Duration]`, optional (default = `1`)
-        In updates, or a duration. Sample the parameters at the updates where
-        `(num_updates - start_step) % update_every == 0`. Until there is a sample, an average that
+        In updates, or a duration. The parameters are sampled at the updates where
+        `(num_updates - start_step) % update_every == 0`. Before the first sample, an average that
         forgets its initial value equals the parameters.
     shadow_dtype : `str`, optional (default = `None`)
         `"float32"` or `"float64"`. `None` means float32 for half-precision parameters, else the
         parameter's own dtype.
     shadow_device : `str`, optional (default = `None`)
-        `"cpu"` keeps the averages in (pinned) host memory, `None` beside the parameters.
+        `"cpu"` keeps the averages in (pinned) host memory, `None` on the parameters' device.
     sequential_update : `bool`, optional (default = `True`)
-        `False` lets an update run beside the next forward and backward pass, with the same values
-        bit for bit: on a stream of its own on a GPU, on a thread on the CPU. It is waited for
-        before an optimizer takes a step and before the averages are asked for; before anything else
-        writes to the parameters, call `wait`. Before torch 2.0 it is the same as `True`.
+        `False` lets an update run during the next forward and backward pass: on a separate stream
+        on a GPU, in a thread on the CPU. The values are the same bit for bit. Optimizer steps and
+        accesses to the averages wait for the update. Call `wait` before anything else writes to the
+        parameters. Before torch 2.0, `False` has no effect.
     include : `List[str]`, optional (default = `None`)
-        Regular expressions: average only the parameters in whose name one is found (`re.search`).
+        Regular expressions: average only parameters whose name matches one (`re.search`).
     exclude : `List[str]`, optional (default = `None`)
-        Regular expressions: leave out the parameters in whose name one is found. What is not
-        averaged keeps its own value when the averages are assigned.
+        Regular expressions: leave out parameters whose name matches one. Parameters that are not
+        averaged keep their raw values when the averages are assigned.
     """
 
     default_implementation = "exponential"
 
-    # Whether the initial value is forgotten: each weight is divided by the sampled share.
+    # Whether each weight is divided by the sampled share, which forgets the initial value.
     zero_debias: bool = False
 
-    # Whether the state that AllenNLP's own class writes can be loaded.
+    # Whether the average can load a state of AllenNLP's own class.
     continues_allennlp_state: bool = False
 
     def __init__(
@@ -118,7 +118,7 @@ class MovingAverage(ExplainedFromParams, WithDurations):
         include: Optional[List[str]] = None,
         exclude: Optional[List[str]] = None,
     ) -> None:
-        # AllenNLP's own constructor is left out: it makes two copies of the model.
+        # AllenNLP's own constructor is not called, because it makes two copies of the model.
         self.start_step = check_updates("start_step", start_step, minimum=0)
         self.update_every = check_updates("update_every", update_every, minimum=1)
         self.shadow_dtype = check_choice("shadow_dtype", shadow_dtype, [None, *_DTYPES])
@@ -130,14 +130,14 @@ class MovingAverage(ExplainedFromParams, WithDurations):
         self._set_up(parameters)
 
     def _set_up(self, parameters: Iterable[NamedParameter]) -> None:
-        #: Which updates it samples, and with which weights.
+        #: Decides which updates the average samples, and with which weights.
         self.weighting = self._make_weighting()
         if parameters is not WEIGHTING_ALONE:
             named_parameters = checked_names(parameters)
             self._all_names = [name for name, _ in named_parameters]
             self.running = self._make_running_average(named_parameters)
             self.raw = RunningAverage(self, self.weighting, self.new_shadow_weights([]))
-            share_parameters(self.assignable())
+            share_assignment_lock(self.assignable())
             if not self.durations.unresolved:
                 self._log_construction()
 
@@ -146,15 +146,16 @@ class MovingAverage(ExplainedFromParams, WithDurations):
         The weight of the newest sample, `average += weight * (parameter - average)`: a pure
         function of the counts.
 
-        A rule whose weight depends on how many updates lie between two samples takes a third
-        argument, `interval: int` (in updates; 1 unless `update_every` says otherwise).
+        If the weight depends on the number of updates between two samples, the method takes a third
+        argument, `interval: int`. It is in updates and equals `update_every`, or is 1 for a sample
+        at `start_step` itself.
 
         # Parameters
 
         num_averaged : `int`
-            How many samples the average has taken before this one since `start_step`.
+            The number of samples before this one since `start_step`.
         num_updates : `Optional[int]`
-            The number of this update, counted from `start_step`, if `apply` was given one.
+            The number of this update, counted from `start_step`. `None` if `apply` got no number.
 
         # Returns
 
@@ -165,8 +166,8 @@ class MovingAverage(ExplainedFromParams, WithDurations):
 
     def updates_since_start(self, num_averaged: int, num_updates: Optional[int]) -> int:
         """
-        The number of an update counted from `start_step`, for rules that need one where `apply` was
-        given none.
+        The number of an update, counted from `start_step`. If `apply` got no number, it is derived
+        from `num_averaged`.
         """
         if num_updates is not None:
             return num_updates
@@ -182,7 +183,7 @@ class MovingAverage(ExplainedFromParams, WithDurations):
         return RunningAverage(self, self.weighting, self.new_shadow_weights(parameters))
 
     def averaged_parameters(self, parameters: List[NamedParameter]) -> List[NamedParameter]:
-        """The parameters that are averaged, each of a dtype that can be."""
+        """The parameters selected by `include` and `exclude`, after a check of their dtypes."""
         parameters = selected(parameters, self.include, self.exclude)
         check_averageable(parameters)
         return parameters
@@ -190,7 +191,7 @@ class MovingAverage(ExplainedFromParams, WithDurations):
     def new_shadow_weights(
         self, parameters: List[NamedParameter], keep_dtype: bool = False
     ) -> ShadowWeights:
-        """Shadow weights of `parameters`, of the dtype and on the device that are configured."""
+        """Shadow weights of `parameters` with the configured dtype and device."""
         return ShadowWeights(
             parameters,
             dtype=None if self.shadow_dtype is None else _DTYPES[self.shadow_dtype],
@@ -216,15 +217,15 @@ class MovingAverage(ExplainedFromParams, WithDurations):
         # Parameters
 
         copy : `bool`, optional (default = `False`)
-            Return tensors of its own, which stay what they are: for a state that is written in the
-            background, or kept. A state that is taken while averages are assigned has them anyway.
+            Whether to copy the tensors, for a state that is kept or written in the background.
+            While averages are assigned, the tensors are always copied.
 
         # Returns
 
         state : `Dict[str, Any]`
-            One copy of the averages, the counts and what can be changed between two updates. The
-            averages are references, as everywhere in PyTorch: save or load them before the next
-            `apply` or `assign_average_value`, after which they hold other values.
+            The averages, the counts, and the settings that can change between two updates. Without
+            `copy` the tensors are references, as is usual in PyTorch: save or load them before the
+            next `apply` or `assign_average_value`, which changes their values.
         """
         state = {
             "version": STATE_VERSION,
@@ -240,22 +241,22 @@ class MovingAverage(ExplainedFromParams, WithDurations):
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """
-        Copies a state into the existing tensors by name; the prefixes of `DistributedDataParallel`
-        and `torch.compile` do not matter. What AllenNLP's own class wrote is taken too: if the
-        parameters in it are not the ones of now, its averages have not followed the model since a
-        `--recover`, and averaging begins anew, with a warning.
+        Copies a state into the existing tensors by name. The prefixes of `DistributedDataParallel`
+        and `torch.compile` do not matter. An exponential average also loads a state of AllenNLP's
+        own class. If the parameters in such a state differ from the model's, its averages have not
+        followed the model since an earlier `--recover`. Then averaging begins anew, with a warning.
 
         # Raises
 
-        `ConfigurationError` : if the state is of another type of average, or has a missing, an
-        unexpected or a misshapen entry. Nothing is changed then.
+        `ConfigurationError` : if the state is of another type of average, or if an entry is
+        missing, unexpected or misshapen. Nothing is changed then.
         """
         self.prepare_load(state_dict)()
 
     def prepare_load(self, state_dict: Dict[str, Any]) -> Callable[[], None]:
         """
-        Checks a state as `load_state_dict` does, and returns what then loads it, which cannot fail
-        halfway: for whoever loads something else with it.
+        Checks a state as `load_state_dict` does, and returns a function that loads it and cannot
+        fail. With it, several states can all be checked before the first is loaded.
         """
         if is_allennlp_state(state_dict):
             if not self.continues_allennlp_state:
@@ -269,7 +270,7 @@ class MovingAverage(ExplainedFromParams, WithDurations):
         check_entries("state", state_dict, entries, optional=_OPTIONAL_ENTRIES)
         self.check_selected(state_dict.get("selected"))
         load_running_average = self.running.prepare_load(state_dict)
-        # The number that a schedule has taken the place of says nothing here.
+        # A saved decay is ignored if the configuration now has a schedule instead.
         changeable = self._changeable_settings()
         settings = {k: value for k, value in state_dict["settings"].items() if k in changeable}
         try:
@@ -280,7 +281,7 @@ class MovingAverage(ExplainedFromParams, WithDurations):
         def load() -> None:
             if "durations" in state_dict:
                 self.durations.load(state_dict["durations"])
-                self._take_over_durations()
+                self._update_weighting()
             load_running_average()
             self._set_settings(settings)
             self._selected = state_dict.get("selected")
@@ -292,12 +293,12 @@ class MovingAverage(ExplainedFromParams, WithDurations):
             setattr(self, key, value)
 
     def _changeable_settings(self) -> Dict[str, Any]:
-        """What may be changed between two updates, by attribute, and so belongs to the state."""
+        """The settings, by attribute, that can change between two updates and are in the state."""
         return {}
 
     @property
     def type_name(self) -> str:
-        """The name under which the class is registered, which a state carries."""
+        """The name under which the class is registered. It is part of the state."""
         return registered_name(self, AllenNLPMovingAverage)
 
     def _weighting_in_words(self) -> str:
@@ -326,5 +327,5 @@ class MovingAverage(ExplainedFromParams, WithDurations):
         )
 
 
-# One registry for both classes, so that it does not matter on which of them an average registers.
+# One registry for both classes, so that an average can be registered on either.
 Registrable._registry[MovingAverage] = Registrable._registry[AllenNLPMovingAverage]

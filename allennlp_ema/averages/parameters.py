@@ -1,5 +1,5 @@
 """
-The named parameters of a model: which of them are averaged, and under which names.
+Selects the parameters to average, and compares their names.
 """
 
 import logging
@@ -20,7 +20,7 @@ def checked_names(parameters: Iterable[NamedParameter]) -> List[NamedParameter]:
     """
     # Raises
 
-    `ConfigurationError` : if there are no parameters, or two of one name.
+    `ConfigurationError` : if there are no parameters, or if two have the same name.
     """
     checked = {}
     for name, parameter in parameters:
@@ -36,7 +36,7 @@ def check_averageable(parameters: Sequence[NamedParameter]) -> None:
     """
     # Raises
 
-    `ConfigurationError` : naming the first parameter that cannot be averaged, and why.
+    `ConfigurationError` : naming the first parameter that cannot be averaged, and the reason.
     """
     reason = obstacle(parameters)
     if reason is not None:
@@ -52,18 +52,18 @@ def selected(
     # Returns
 
     parameters : `List[Tuple[str, Tensor]]`
-        Those in whose name one of `include` is found (`re.search`), and none of `exclude`.
+        The parameters whose name matches one of `include` (`re.search`) and none of `exclude`.
 
     # Raises
 
-    `ConfigurationError` : if these are no regular expressions, or leave no parameter.
+    `ConfigurationError` : if one is not a regular expression, or if no parameter is left.
     """
     for key, regexes in (("include", include), ("exclude", exclude)):
         if isinstance(regexes, str):
             raise ConfigurationError(f'"{key}" is {regexes!r}, but has to be a list: [{regexes!r}]')
         for regex in regexes or []:
             try:
-                matches = any(_is_named_by([regex], name) for name, _ in parameters)
+                matches = any(_matches_any([regex], name) for name, _ in parameters)
             except (re.error, TypeError) as error:
                 raise ConfigurationError(
                     f'"{key}" has {regex!r}, which is not a regular expression: {error}'
@@ -73,8 +73,8 @@ def selected(
     chosen = [
         (name, parameter)
         for name, parameter in parameters
-        if (include is None or _is_named_by(include, name))
-        and not _is_named_by(exclude or [], name)
+        if (include is None or _matches_any(include, name))
+        and not _matches_any(exclude or [], name)
     ]
     if not chosen:
         names = ", ".join(name for name, _ in parameters[:10])
@@ -86,14 +86,14 @@ def selected(
 
 
 def without_prefixes(name: str) -> str:
-    """A parameter's own name, without what `DistributedDataParallel` and `torch.compile` add."""
+    """`name` without the prefixes that `DistributedDataParallel` and `torch.compile` add."""
     parts = [part for part in name.split(".") if part != "_orig_mod"]
     while len(parts) > 1 and parts[0] == "module":
         parts.pop(0)
     return ".".join(parts)
 
 
-def _is_named_by(regexes: Sequence[str], name: str) -> bool:
-    # One configuration serves a run on one process and on several, where names have a prefix.
+def _matches_any(regexes: Sequence[str], name: str) -> bool:
+    # Distributed training adds prefixes to names, and the configuration should work there too.
     names = (name, without_prefixes(name))
     return any(re.search(regex, each) for regex in regexes for each in names)

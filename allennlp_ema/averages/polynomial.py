@@ -1,5 +1,5 @@
 """
-Polynomial-decay averaging.
+The polynomial-decay average.
 """
 
 from typing import Any, Iterable, Optional
@@ -13,8 +13,8 @@ from allennlp_ema.common.checks import check_number
 class PolynomialMovingAverage(MovingAverage):
     """
     Polynomial-decay averaging: the weight of update `n` is `(eta + 1) / (n + eta)` (Shamir and
-    Zhang 2013, "Stochastic Gradient Descent for Non-smooth Optimization", section 4). `eta` 0 is
-    the plain mean, a larger one forgets the beginning faster.
+    Zhang 2013, "Stochastic Gradient Descent for Non-smooth Optimization", section 4). `eta` 0 gives
+    the plain mean. A larger `eta` forgets the beginning faster.
 
     ```python
     >>> average = PolynomialMovingAverage([("p", torch.zeros(1))], eta=1.0)
@@ -45,7 +45,7 @@ class PolynomialMovingAverage(MovingAverage):
         self, num_averaged: int, num_updates: Optional[int], interval: int = 1
     ) -> float:
         updates = self.updates_since_start(num_averaged, num_updates)
-        # The parameters of update 1 are all there is of the trajectory then.
+        # The first sample replaces the initial value.
         if updates <= interval:
             return 1.0
         remaining = 1.0

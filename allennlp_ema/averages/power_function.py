@@ -12,9 +12,9 @@ from allennlp_ema.weighting.decay_schedules import PowerFunctionDecay
 @MovingAverage.register("power_function")
 class PowerFunctionMovingAverage(MovingAverage):
     """
-    The power function average: update `t` of `T` counts in proportion to `(t / T)^gamma`, so that
-    the average grows longer with training (Karras et al. 2023, eq. 127; the weight of a sample `k`
-    updates after the one before is `1 - (1 - k/n)^(gamma + 1)` at update `n`).
+    The power function average: the share of update `t` of `T` is proportional to `(t / T)^gamma`,
+    so the effective window grows with the training (Karras et al. 2023, eq. 127). At update `n`,
+    the weight of a sample `k` updates after the previous one is `1 - (1 - k/n)^(gamma + 1)`.
 
     ```python
     >>> average = PowerFunctionMovingAverage([("p", torch.zeros(1))], gamma=1.0)

@@ -1,6 +1,5 @@
 """
-One average as it runs: its weighting, its counts and its shadow weights, swapped with what goes
-with them.
+The running part of an average: its weighting, counts, shadow weights and attachments.
 """
 
 from typing import Any, Callable, Collection, Dict, Iterable, List, Optional, Tuple
@@ -14,12 +13,12 @@ from allennlp_ema.common.terminal import in_bytes
 from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
 from allennlp_ema.weighting.weighting import AveragingCounts, Update, Weighting
 
-# Shadow weights and the weight with which an update moves them.
+# Shadow weights, and the weight with which an update moves them.
 Move = Tuple[ShadowWeights, float]
 
 
-class _Occupancy:
-    """Which average the parameters hold. Averages of the same parameters share one."""
+class _AssignmentLock:
+    """Records the assigned average. Averages of the same parameters share one lock."""
 
     def __init__(self) -> None:
         self.holder: Any = None
@@ -30,13 +29,13 @@ class RunningAverage:
     # Parameters
 
     average : `MovingAverage`
-        Whose it is, for its attachments.
+        The average of which this is a part. The attachments get it as an argument.
     weighting : `Weighting`
     shadow_weights : `ShadowWeights`
-        Where the average is.
+        They hold the average's values.
     """
 
-    #: What its state has in any case.
+    #: The entries that its state always has.
     entries = ["counts", "averages"]
 
     def __init__(self, average: Any, weighting: Weighting, shadow_weights: ShadowWeights) -> None:
@@ -45,18 +44,18 @@ class RunningAverage:
         self.shadow_weights = shadow_weights
         self.counts = AveragingCounts()
         self.num_assigned = 0
-        self._occupancy = _Occupancy()
+        self._lock = _AssignmentLock()
         self.attachments: List[Attachment] = []
         self._followers: Dict[str, List[ShadowWeights]] = {}
-        # Of the parameters that hold their averages, if not all do.
+        # The names of the parameters that averages are assigned to. `None` if it is all of them.
         self.assigned_names: Optional[Collection[str]] = None
-        # Those that have been told that the averages are assigned.
-        self._swapped: List[Attachment] = []
-        # Of attachments that were not there when a state was loaded.
-        self._waiting_states: Dict[str, Any] = {}
+        # The attachments whose `assign` was called and whose `restore` is still due.
+        self._assigned_attachments: List[Attachment] = []
+        # Loaded states of attachments that are not attached yet.
+        self._pending_states: Dict[str, Any] = {}
 
     def moves(self, update: Update) -> List[Move]:
-        """What an update moves."""
+        """The shadow weights that an update moves, each with its weight."""
         return [(self.shadow_weights, update.weight)] if update.weight else []
 
     def commit(self, counts: AveragingCounts) -> None:
@@ -64,14 +63,14 @@ class RunningAverage:
         self.counts = counts
 
     def refresh(self) -> None:
-        """Brings `shadow_weights` up to date, where this is not done at each update."""
+        """Brings `shadow_weights` up to date, for subclasses that do not update them each time."""
 
     def all_shadow_weights(self) -> List[ShadowWeights]:
-        """All that an update moves and all that is made from it."""
+        """All shadow weights of the average, those of kept samples included."""
         return [self.shadow_weights]
 
     def values(self) -> Dict[str, Tensor]:
-        """The averages by name, never copies."""
+        """The averages by name, without copies."""
         self.refresh()
         return self.shadow_weights.values()
 
@@ -86,16 +85,16 @@ class RunningAverage:
             for shadow_weights in (self.all_shadow_weights() if tensors else [])
         ]
         self.attachments.append(attachment)
-        state = self._waiting_states.pop(attachment.name, None)
+        state = self._pending_states.pop(attachment.name, None)
         if state is not None:
             self.load_attachment(attachment.name, state)
 
     def assign(self, names: Optional[Collection[str]] = None) -> None:
         """
-        Of the parameters of these names alone, without attachments, or of all. Whole or undone,
-        whatever is raised.
+        Assigns the averages to the parameters of these names, without attachments, or to all
+        parameters and attachments. An exception undoes the whole assignment.
         """
-        if self._occupancy.holder not in (None, self):
+        if self._lock.holder not in (None, self):
             raise RuntimeError(
                 "the parameters hold the values of another average of the bank at present: call "
                 "its restore() before this assign_average_value()"
@@ -110,48 +109,47 @@ class RunningAverage:
             return
         self.refresh()
         try:
-            self._occupancy.holder = self
+            self._lock.holder = self
             self.assigned_names = names
             self.shadow_weights.assign(names)
             for attachment in self.attachments if names is None else []:
-                self._swapped.append(attachment)
+                self._assigned_attachments.append(attachment)
                 attachment.assign(self.average)
             self.num_assigned = 1
         except BaseException:
-            self._give_back()
+            self._restore()
             raise
 
     def restore(self) -> None:
-        if self.num_assigned == 0:
-            raise RuntimeError("there is nothing to restore: no averages are assigned")
+        """Undoes one `assign`, which has to have been called before."""
         if self.num_assigned > 1:
             self.num_assigned -= 1
             return
         try:
-            self._give_back()
+            self._restore()
         except BaseException:
-            self._give_back()
+            self._restore()
             raise
 
-    def _give_back(self) -> None:
-        while self._swapped:
-            self._swapped[-1].restore(self.average)
-            self._swapped.pop()
+    def _restore(self) -> None:
+        while self._assigned_attachments:
+            self._assigned_attachments[-1].restore(self.average)
+            self._assigned_attachments.pop()
         if self.shadow_weights.is_assigned:
             self.shadow_weights.restore()
         self._release()
 
     def keep(self) -> None:
-        """Makes what is assigned the parameters' own values."""
-        for attachment in self._swapped:
+        """Makes the assigned values the parameters' raw values."""
+        for attachment in self._assigned_attachments:
             attachment.keep(self.average)
-        self._swapped.clear()
+        self._assigned_attachments.clear()
         self.shadow_weights.keep_assigned()
         self._release()
 
     def _release(self) -> None:
         self.num_assigned = 0
-        self._occupancy.holder = None
+        self._lock.holder = None
 
     def memory_in_words(self) -> str:
         shadows = self.shadow_weights.shadows
@@ -162,9 +160,9 @@ class RunningAverage:
         )
 
     def state_dict(self) -> Dict[str, Any]:
-        """The counts, the averages, and the states of attachments if there are any."""
+        """The counts, the averages, and the states of the attachments, if there are attachments."""
         state: Dict[str, Any] = {"counts": self.counts.as_dict(), "averages": self.values()}
-        attachments = {**self._waiting_states}
+        attachments = {**self._pending_states}
         for attachment in self.attachments:
             attachments[attachment.name] = {
                 "averages": [each.values() for each in self._followers[attachment.name]],
@@ -173,17 +171,17 @@ class RunningAverage:
         return {**state, **({"attachments": attachments} if attachments else {})}
 
     def prepare_load(self, state: Dict[str, Any]) -> Callable[[], None]:
-        """Checks the whole state and returns what then loads it, which cannot fail halfway."""
+        """Checks the whole state, and returns a function that loads it and cannot fail."""
         averages = matched("averages", state["averages"], self.shadow_weights.values())
         check_entries("counts", state["counts"], AveragingCounts._fields)
         counts = AveragingCounts(**state["counts"])
 
         def load() -> None:
             self.load(averages, counts)
-            self._waiting_states = dict(state.get("attachments", {}))
+            self._pending_states = dict(state.get("attachments", {}))
             for attachment in self.attachments:
-                if attachment.name in self._waiting_states:
-                    self.load_attachment(attachment.name, self._waiting_states.pop(attachment.name))
+                if attachment.name in self._pending_states:
+                    self.load_attachment(attachment.name, self._pending_states.pop(attachment.name))
 
         return load
 
@@ -192,21 +190,21 @@ class RunningAverage:
         self.commit(counts)
 
     def load_attachment(self, name: str, state: Dict[str, Any]) -> None:
-        """Loads the part of a state that is of the attachment of this name."""
+        """Loads the part of a state that belongs to the attachment `name`."""
         for follower, averages in zip(self._followers[name], state["averages"]):
             follower.load(matched(name, averages, follower.values()))
         (attachment,) = (each for each in self.attachments if each.name == name)
         attachment.load_state_dict(self.average, state["own"])
 
 
-def own_attachments(running_averages: Iterable[RunningAverage]) -> List[Attachment]:
-    """The attachments of several averages, each once."""
+def distinct_attachments(running_averages: Iterable[RunningAverage]) -> List[Attachment]:
+    """The attachments of several averages, without duplicates."""
     found = {id(each): each for running in running_averages for each in running.attachments}
     return list(found.values())
 
 
-def share_parameters(running_averages: Iterable[RunningAverage]) -> None:
-    """Lets no more than one of several averages be assigned at a time."""
-    occupancy = _Occupancy()
+def share_assignment_lock(running_averages: Iterable[RunningAverage]) -> None:
+    """Makes averages share a lock, so that only one of them can be assigned at a time."""
+    lock = _AssignmentLock()
     for running in running_averages:
-        running._occupancy = occupancy
+        running._lock = lock

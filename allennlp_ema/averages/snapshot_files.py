@@ -1,6 +1,6 @@
 """
-Snapshots: files that each hold one average as it was after some update, with all that has to be
-known of its weights to combine it with others.
+Snapshot files: each holds the values of one average after some update, its specification and its
+counts, so that it can be combined with other snapshots.
 """
 
 import json
@@ -36,23 +36,23 @@ _FILE_NAME = re.compile(r"update_(\d+)\..+\.safetensors(\.partial)?$")
 
 class Snapshot(NamedTuple):
     """
-    What a snapshot says of itself; its values stay in the file.
+    The description of a snapshot. Its values stay in the file.
 
     # Parameters
 
     path : `Path`
     name : `str`
-        That of the average in its bank, or its type.
+        The name of the average in its bank, or else its type.
     specification : `Specification`
-        Of the average.
+        The specification of the average.
     counts : `AveragingCounts`
-        Of the average at that time.
+        The counts of the average at that time.
     effective_window : `Optional[float]`
-        In updates, `None` if it had no sample yet.
+        In updates. `None` if the average had no sample yet.
     shapes : `Dict[str, Tuple[int, ...]]`
-        Of the averages, by the names of their parameters.
+        The shapes of the averages, by the names of their parameters.
     tied : `Dict[str, str]`
-        Parameters that share their memory with another, whose average is theirs.
+        The names of tied parameters, each with the name under which their average is stored.
     """
 
     path: Path
@@ -65,7 +65,7 @@ class Snapshot(NamedTuple):
 
     @property
     def num_updates(self) -> int:
-        """The number of the update after which it was taken."""
+        """The number of the update after which the snapshot was taken."""
         return self.counts.num_updates
 
     @property
@@ -75,14 +75,14 @@ class Snapshot(NamedTuple):
 
 
 def snapshot_path(directory: Path, num_updates: int, name: str) -> Path:
-    """Where the snapshot of an average is written. Such names sort as snapshots are taken."""
+    """The file of a snapshot. Sorting by file name sorts by update."""
     return directory / f"update_{num_updates:010d}.{quote(name, safe='')}.safetensors"
 
 
 def snapshot_paths(directory: Path) -> Dict[Path, int]:
     """
-    The files in `directory` that are named as `snapshot_path` does, half-written ones too, each
-    with the number of its update.
+    The snapshot files in `directory`, half-written ones included, each with the number of its
+    update.
     """
     matches = {path: _FILE_NAME.match(path.name) for path in sorted(directory.glob("update_*"))}
     return {path: int(match.group(1)) for path, match in matches.items() if match}
@@ -92,7 +92,7 @@ def check_writable(average: MovingAverage) -> None:
     """
     # Raises
 
-    `ConfigurationError` : naming a parameter whose average a snapshot cannot hold.
+    `ConfigurationError` : naming a parameter whose average cannot be written to a snapshot.
     """
     for name, value in average.named_averages():
         if not is_plain(value):
@@ -105,12 +105,12 @@ def check_writable(average: MovingAverage) -> None:
 
 class TakenSnapshot(NamedTuple):
     """
-    What `write_snapshot` writes; it does not change with the average any more.
+    A copy of an average, for `write_snapshot`. Later updates do not change it.
 
     # Parameters
 
     values : `Dict[str, Tensor]`
-        In float32 on the CPU, by the names of their parameters.
+        The averages in float32 on the CPU, by the names of their parameters.
     metadata : `Dict[str, str]`
     """
 
@@ -130,14 +130,14 @@ def take_snapshot(
     # Parameters
 
     name : `str`
-        Of the average in its bank.
+        The name of the average in its bank.
     average : `MovingAverage`
-        Which is `check_writable`.
+        It has to pass `check_writable`.
     own_name : `Callable[[str], str]`, optional
-        What a parameter is called in the model, by its name in the average.
+        Maps a parameter's name in the average to its name in the model.
     previous : `Optional[TakenSnapshot]`, optional (default = `None`)
-        One of the same average that is not needed any more. Its memory is used: to get new memory
-        from the system takes several times as long as to copy.
+        An earlier snapshot of the same average that is not needed any more. Its memory is reused,
+        because allocating new memory takes several times as long as copying.
     """
     check_writable(average)
     memories = {} if previous is None else previous.values
@@ -171,12 +171,12 @@ def take_snapshot(
 
 def write_snapshot(path: Path, snapshot: TakenSnapshot) -> None:
     """
-    Writes a snapshot whole or not at all.
+    Writes a snapshot completely or not at all.
 
     # Parameters
 
     path : `Path`
-        See `snapshot_path`. The directory is made if it is not there.
+        See `snapshot_path`. Missing directories are created.
     snapshot : `TakenSnapshot`
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,8 +186,8 @@ def write_snapshot(path: Path, snapshot: TakenSnapshot) -> None:
 
 def _write_safetensors(path: Path, values: Dict[str, Tensor], metadata: Dict[str, str]) -> None:
     """
-    Nothing is copied once more. The library's own functions copy all values, or leave files of
-    other names behind where they are killed, which only their owner can read.
+    Writes the values without another copy. The functions of safetensors copy all values, or, if
+    they are killed, leave temporary files behind that only their owner can read.
     """
     header: Dict[str, Any] = {"__metadata__": metadata}
     end = 0
@@ -195,7 +195,7 @@ def _write_safetensors(path: Path, values: Dict[str, Tensor], metadata: Dict[str
         start, end = end, end + 4 * value.numel()
         header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
-    # So that the values are aligned.
+    # The header is padded, so that the values after it are aligned.
     text += b" " * (-len(text) % 8)
     with open(str(path), "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
@@ -205,11 +205,11 @@ def _write_safetensors(path: Path, values: Dict[str, Tensor], metadata: Dict[str
 
 def read_snapshot(path: Path) -> Snapshot:
     """
-    Reads what a snapshot says of itself.
+    Reads the description of a snapshot.
 
     # Raises
 
-    `ConfigurationError` : that names the file, if it is missing, truncated or no snapshot.
+    `ConfigurationError` : naming the file, if it is missing, truncated or not a snapshot.
     """
     if not path.is_file():
         raise ConfigurationError(f"{path}: there is no such file")
@@ -236,10 +236,10 @@ def read_snapshot(path: Path) -> Snapshot:
     for key, dtype in dtypes.items():
         if dtype != "F32":
             raise ConfigurationError(f'{path} has "{key}" in {dtype}, but has to have it in F32')
-    return _described(path, metadata, shapes)
+    return _parse_description(path, metadata, shapes)
 
 
-def _described(path: Path, metadata: Dict[str, str], shapes: Dict[str, Any]) -> Snapshot:
+def _parse_description(path: Path, metadata: Dict[str, str], shapes: Dict[str, Any]) -> Snapshot:
     place = f"{path}: the metadata"
     description = read_json(place, entry(place, metadata, "snapshot", str))
     check_kind(place, description, dict)
@@ -267,7 +267,7 @@ def _described(path: Path, metadata: Dict[str, str], shapes: Dict[str, Any]) -> 
 
 
 def snapshot_values(snapshot: Snapshot) -> Iterator[Tuple[str, Tensor]]:
-    """The names and values in a snapshot, of which one at a time is in memory."""
+    """The names and values in a snapshot. They are read one at a time to save memory."""
     with safe_open(str(snapshot.path), framework="numpy") as file:
         for name in snapshot.shapes:
             yield name, torch.as_tensor(file.get_tensor(name))
@@ -278,11 +278,11 @@ def find_snapshots(directory: Path) -> List[Snapshot]:
     # Returns
 
     snapshots : `List[Snapshot]`
-        All in `directory`, as they were taken.
+        All snapshots in `directory`, in the order of their updates.
 
     # Raises
 
-    `ConfigurationError` : if there is none, or a file that cannot be read.
+    `ConfigurationError` : if there is no snapshot, or if a file cannot be read.
     """
     paths = sorted(directory.glob("*.safetensors"))
     if not paths:

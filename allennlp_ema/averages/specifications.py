@@ -1,12 +1,12 @@
 """
-Averages for their weights alone: from what a configuration says, and along one of its keys.
+Specifications of averages: building a weighting from one, and varying one of its keys.
 """
 
 import contextlib
 import copy
 import logging
 import math
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import numpy
 from allennlp.common import Params
@@ -18,10 +18,10 @@ from allennlp_ema.common.documents import check_kind, explained
 from allennlp_ema.common.registered_names import check_names
 from allennlp_ema.common.terminal import progress
 
-# What stands under "moving_average" in a configuration, {"type": ...}, in plain JSON values.
+# The value of "moving_average" in a configuration, {"type": ...}, in plain JSON values.
 Specification = Dict[str, Any]
 
-# The key that makes an average of each type longer or shorter.
+# For each type the key that sets its averaging length.
 LENGTH_KEYS = {
     "exponential": "decay",
     "lawa": "window_size",
@@ -32,10 +32,10 @@ LENGTH_KEYS = {
     "window": "window_size",
 }
 
-# Of these 0 is the plain mean, which has a length too.
+# For these keys the length is the value plus 1, because the value 0 is the plain mean.
 _EXPONENTS = ("eta", "gamma")
 
-# A search for a length goes by this factor, and so many times at the most.
+# A search for a length changes it by this factor at each step.
 _SEARCH_FACTOR = 1.25
 _SEARCH_STEPS = 16
 
@@ -45,11 +45,12 @@ def build_average(specification: Specification) -> MovingAverage:
     # Returns
 
     average : `MovingAverage`
-        As specified, but of no parameters: only its `weighting` can be asked.
+        The specified average without parameters. Only its `weighting` can be used.
 
     # Raises
 
-    `ConfigurationError` : if it cannot be built, is a bank, or is not one of allennlp_ema's.
+    `ConfigurationError` : if it cannot be built, if it is a bank, or if it is not an
+        `allennlp_ema.MovingAverage`.
     """
     average = _constructed(specification)
     if isinstance(average, BankMovingAverage):
@@ -61,26 +62,20 @@ def build_average(specification: Specification) -> MovingAverage:
 
 def build_averages(specification: Specification) -> Dict[str, MovingAverage]:
     """
-    As `build_average`, but of a bank each of its averages.
+    As `build_average`, but a bank gives all its averages.
 
     # Returns
 
     averages : `Dict[str, MovingAverage]`
-        By name, those of a bank in a bank by `"inner.name"`. One that is no bank has the name `""`.
+        The averages of a bank by name, `"inner.name"` in a bank within the bank. A single average
+        has the name `""`.
     """
-    return dict(_named("", _constructed(specification)))
-
-
-def _named(name: str, average: MovingAverage) -> Iterator[Tuple[str, MovingAverage]]:
-    if isinstance(average, BankMovingAverage):
-        for key, member in average.averages.items():
-            yield from _named(f"{name}.{key}" if name else key, member)
-    else:
-        yield name, average
+    average = _constructed(specification)
+    return average.named_members() if isinstance(average, BankMovingAverage) else {"": average}
 
 
 def _constructed(specification: Specification) -> MovingAverage:
-    with _quietly():
+    with _without_params_log():
         average = MovingAverage.from_params(
             Params(copy.deepcopy(specification)), parameters=WEIGHTING_ALONE
         )
@@ -94,25 +89,25 @@ def _constructed(specification: Specification) -> MovingAverage:
 
 def check_specification(place: Any, given: Any) -> Specification:
     """
-    Checks what a file says of an average. Nothing that a file names is imported, and nothing is
-    called but averages and what they take.
+    Checks a specification from a file. For safety, classes that the file names are not imported,
+    and only averages and the classes of their arguments may be constructed.
 
     # Parameters
 
     place : `Any`
-        Where it stands, for messages.
+        The place of the specification, for error messages.
     given : `Any`
-        As a configuration has it: an object, whose `"type"` may be left out, or the type alone.
+        The value in the configuration: an object, whose `"type"` may be left out, or only the type.
 
     # Returns
 
     specification : `Specification`
-        With its `"type"`.
+        Always with its `"type"`.
 
     # Raises
 
-    `ConfigurationError` : if it is something else, or names, at whatever depth, what is neither
-        registered nor a class of the kind that is asked for, of a module that is loaded.
+    `ConfigurationError` : if `given` is neither, or if a `"type"` in it, at any depth, is neither a
+        registered name nor a suitable class of a module that is imported already.
     """
     check_kind(place, given, dict, str)
     given = {"type": given} if isinstance(given, str) else given
@@ -123,14 +118,14 @@ def check_specification(place: Any, given: Any) -> Specification:
 
 
 def specification_of(average: MovingAverage) -> Specification:
-    """What `build_average` builds `average` from."""
-    return _plain(average.to_params())
+    """The specification from which `build_average` builds `average`."""
+    return _as_json(average.to_params())
 
 
 def with_value(specification: Specification, key: str, value: Any) -> Specification:
     """
-    `specification` with `value` under `key`, in which a dot leads into a nested object. The
-    `half_life` of an exponential average is that of a decay schedule of this name.
+    A copy of `specification` with `value` under `key`. A dot in `key` leads into a nested object.
+    For an exponential average, the key `half_life` sets a `half_life` decay schedule.
     """
     changed = copy.deepcopy(specification)
     if key == "half_life" and changed.get("type") == "exponential":
@@ -154,30 +149,30 @@ def spaced_values(key: str, start: float, end: float, points: int, num_updates: 
     end : `float`
         The first and the last value.
     points : `int`
-        How many values; of integers there may be fewer.
+        The number of values. Rounding to integers may leave fewer.
     num_updates : `int`
         The length of the training.
 
     # Returns
 
     values : `List[Any]`
-        Each by one factor apart from the one before: in `1 / (1 - decay)` for a decay, in the
-        number of updates from there to the end for `start_step`, in `eta + 1` and `gamma + 1`, in
-        the value itself for others.
+        Values whose averaging lengths have constant ratios. The length is `1 / (1 - decay)` for a
+        decay, the number of updates until the end for `start_step`, `eta + 1` and `gamma + 1`, and
+        the value itself for other keys.
 
     # Raises
 
-    `ConfigurationError` : if no factor leads from `start` to `end`.
+    `ConfigurationError` : if `start` or `end` has no finite length above 0.
     """
-    first, last = (_position(key, value, num_updates) for value in (start, end))
-    for value, position in ((start, first), (end, last)):
-        if not 0 < position < math.inf:
+    first, last = (_length(key, value, num_updates) for value in (start, end))
+    for value, length in ((start, first), (end, last)):
+        if not 0 < length < math.inf:
             raise ConfigurationError(f'"{key}": an average with {value:g} has no length')
     values = [
-        _value(key, position, num_updates)
-        for position in numpy.geomspace(first, last, points).tolist()
+        _value_of_length(key, length, num_updates)
+        for length in numpy.geomspace(first, last, points).tolist()
     ]
-    values[1:-1] = [_rounded(key, value, digits=4) for value in values[1:-1]]
+    values[1:-1] = [_round(key, value, digits=4) for value in values[1:-1]]
     return list(dict.fromkeys(values))
 
 
@@ -199,9 +194,9 @@ def nearest_within(
     # Returns
 
     nearest : `Optional[Specification]`
-        An average that differs from the specified one in length alone, no more than it must for
-        `residual_of` to be within `max_residual`; or just as long, but without the initial value.
-        `None` if there is none, or the key is not known that makes it longer or shorter.
+        An exponential average with `zero_debias`, if its residual is then within `max_residual`.
+        Else the average with the closest length whose residual is. `None` if there is none, or if
+        the key for the length is not known.
     """
 
     def is_within(candidate: Specification) -> bool:
@@ -216,20 +211,20 @@ def nearest_within(
             return debiased
     key = _length_key_in(specification)
     if key is None:
-        # Perhaps it is at its default.
+        # The key may be left out because it has its default.
         key = LENGTH_KEYS.get(specification["type"], "")
         default = getattr(build_average(specification), key, None)
         if not isinstance(default, (int, float)):
             return None
         specification = with_value(specification, key, default)
-    position = _position(key, _value_in(specification, key), num_updates)
+    length = _length(key, _value_in(specification, key), num_updates)
 
     def candidate_at(power: float) -> Specification:
-        value = _value(key, position * _SEARCH_FACTOR**power, num_updates)
-        return with_value(specification, key, _rounded(key, value, digits=3))
+        value = _value_of_length(key, length * _SEARCH_FACTOR**power, num_updates)
+        return with_value(specification, key, _round(key, value, digits=3))
 
     steps = [sign * step for step in range(1, _SEARCH_STEPS + 1) for sign in (1, -1)]
-    for power in progress(steps, desc="looking for what can be reached"):
+    for power in progress(steps, desc="searching for an average in reach"):
         if is_within(candidate_at(power)):
             beyond = power - math.copysign(1.0, power)
             for _ in range(3):
@@ -256,8 +251,8 @@ def _value_in(specification: Specification, key: str) -> Any:
     return value
 
 
-def _position(key: str, value: float, num_updates: int) -> float:
-    """Where an average is on a scale on which a factor makes it longer or shorter."""
+def _length(key: str, value: float, num_updates: int) -> float:
+    """The averaging length for a value of `key`, as `spaced_values` defines it."""
     if key.endswith("decay"):
         return 1.0 / (1.0 - value) if value != 1.0 else math.inf
     if key in _EXPONENTS:
@@ -265,18 +260,18 @@ def _position(key: str, value: float, num_updates: int) -> float:
     return num_updates + 1 - value if key == "start_step" else value
 
 
-def _value(key: str, position: float, num_updates: int) -> Any:
+def _value_of_length(key: str, length: float, num_updates: int) -> Any:
     if key.endswith("decay"):
-        return round(1.0 - 1.0 / position, 12)
+        return round(1.0 - 1.0 / length, 12)
     if key in _EXPONENTS:
-        return round(position - 1.0, 12)
+        return round(length - 1.0, 12)
     if key == "start_step":
-        return round(num_updates + 1 - position)
-    return round(position) if key in ("window_size", "update_every") else position
+        return round(num_updates + 1 - length)
+    return round(length) if key in ("window_size", "update_every") else length
 
 
-def _rounded(key: str, value: Any, digits: int) -> Any:
-    """For people to type: so many digits of what counts."""
+def _round(key: str, value: Any, digits: int) -> Any:
+    """Rounds to significant digits, those of `1 - decay` for a decay, for people to read."""
     if isinstance(value, int):
         return value
     if key.endswith("decay"):
@@ -284,19 +279,19 @@ def _rounded(key: str, value: Any, digits: int) -> Any:
     return float(f"{value:.{digits}g}")
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, Params):
-        return _plain(value.params)
+        return _as_json(value.params)
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _as_json(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_as_json(each) for each in value]
     return value
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    # It logs each key, which here is of no average that anybody trains with.
+def _without_params_log() -> Iterator[None]:
+    # AllenNLP logs each key, but these averages are not trained.
     params_logger = logging.getLogger("allennlp.common.params")
     level = params_logger.level
     params_logger.setLevel(logging.WARNING)

@@ -1,5 +1,5 @@
 """
-States of averages: what a checkpoint holds of one, checked entry by entry.
+Checks of states of averages, which are parts of checkpoints, entry by entry.
 """
 
 from typing import Any, Dict, Iterable
@@ -16,7 +16,7 @@ def check_header(state_dict: Any, type_name: str) -> None:
     """
     # Raises
 
-    `ConfigurationError` : if it is not the state of an average of the type `type_name`.
+    `ConfigurationError` : if `state_dict` is not the state of an average of type `type_name`.
     """
     if not isinstance(state_dict, dict):
         raise ConfigurationError(
@@ -40,7 +40,7 @@ def check_entries(
     """
     # Raises
 
-    `ConfigurationError` : naming what is missing or unknown.
+    `ConfigurationError` : naming the missing or unknown entry.
     """
     if not isinstance(given, dict):
         raise ConfigurationError(
@@ -62,7 +62,7 @@ def matched(what: str, values: Any, expected: Dict[str, Tensor]) -> Dict[str, Te
     # Returns
 
     values : `Dict[str, Tensor]`
-        The values of a state under the names that they have in `expected`. The prefixes of
+        The values of the state under their names in `expected`. The prefixes of
         `DistributedDataParallel` and `torch.compile` do not matter.
 
     # Raises
@@ -106,7 +106,7 @@ def matched(what: str, values: Any, expected: Dict[str, Tensor]) -> Dict[str, Te
 
 
 def copied(state: Any) -> Any:
-    """A copy of a state that no later update or swap changes. Tied tensors stay tied."""
+    """A copy of a state that later updates and swaps do not change. Tied tensors stay tied."""
     copies: Dict[int, Tensor] = {}
 
     def copy(value: Any) -> Any:

@@ -1,5 +1,5 @@
 """
-The plain mean of what was sampled.
+The plain mean of all samples.
 """
 
 from typing import Optional
@@ -7,12 +7,12 @@ from typing import Optional
 from allennlp_ema.averages.moving_average import MovingAverage
 
 
-# The name that a state carries is registered first, so it stands last.
+# States use the name that is registered first, which is that of the last decorator.
 @MovingAverage.register("swa")
 @MovingAverage.register("uniform")
 class UniformMovingAverage(MovingAverage):
     """
-    The plain mean of what was sampled: stochastic weight averaging (Izmailov et al. 2018,
+    The plain mean of all samples: stochastic weight averaging (Izmailov et al. 2018,
     algorithm 1) with `start_step` and `update_every`.
 
     ```python

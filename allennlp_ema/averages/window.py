@@ -18,14 +18,14 @@ from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
 from allennlp_ema.weighting.weighting import AveragingCounts, Update, Weighting
 
 
-# The name that a state carries is registered first, so it stands last.
+# States use the name that is registered first, which is that of the last decorator.
 @MovingAverage.register("lawa")
 @MovingAverage.register("window")
 class WindowMovingAverage(MovingAverage):
     """
-    The mean of the last `window_size` samples, taken every `update_every` updates (LAWA, Kaddour
-    2022, "Stop Wasting My Time!"). The samples are kept, and their mean is made when it is asked
-    for, so nothing can drift.
+    The mean of the last `window_size` samples, which are taken every `update_every` updates (LAWA,
+    Kaddour 2022, "Stop Wasting My Time!"). The samples are kept, and their mean is computed on
+    demand, so that rounding errors do not accumulate.
 
     ```python
     >>> parameter = torch.zeros(1)
@@ -45,7 +45,7 @@ class WindowMovingAverage(MovingAverage):
     parameters : `Iterable[Tuple[str, Tensor]]`
         The named parameters to average. The trainer gives them.
     window_size : `int`, optional (default = `10`)
-        In samples, at least 1. Each takes as much memory as the averaged parameters.
+        In samples, at least 1. Each sample takes as much memory as the averaged parameters.
     **kwargs
         The keys that every average takes, see `MovingAverage`.
     """
@@ -72,8 +72,8 @@ class WindowMovingAverage(MovingAverage):
 
 class _WindowWeighting(Weighting):
     """
-    A window is what all samples have beyond those before the window: a combination of two plain
-    means, which are states of one recursion.
+    The weighting of a window. The sum over a window is the sum of all samples minus the sum of the
+    samples before the window. So the average is a combination of two states of the plain mean.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class _WindowWeighting(Weighting):
 
 
 class _RunningWindow(RunningAverage):
-    """Keeps the samples, and makes their mean when it is asked for."""
+    """Keeps the samples, and computes their mean on demand."""
 
     entries = [*RunningAverage.entries, "samples"]
 
@@ -168,6 +168,6 @@ class _RunningWindow(RunningAverage):
         return load
 
     def _samples_in_order(self) -> List[ShadowWeights]:
-        """What the window holds at present, the oldest sample first."""
+        """The samples in the window at present, the oldest first."""
         newest, size = self.counts.num_averaged, len(self._samples)
         return [self._samples[number % size] for number in range(max(0, newest - size), newest)]

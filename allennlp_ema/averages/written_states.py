@@ -1,5 +1,5 @@
 """
-What files say of averages that were: their counts and states, checked.
+Checks of counts and states of averages that are read from files.
 """
 
 import json
@@ -12,10 +12,10 @@ from allennlp_ema.averages.moving_average import STATE_VERSION
 from allennlp_ema.common.documents import check_depth, check_kind, check_range, entry
 from allennlp_ema.weighting.weighting import AveragingCounts
 
-# More updates than any training has, and fewer than there is memory to go through.
+# More updates than any training has, but few enough to go through in memory.
 _MAX_UPDATES = 10**9
 
-# A quotient of two shares may be rounded up.
+# A share is a quotient, which rounding may bring slightly above 1.
 _MAX_SHARE = 1.0 + 1e-12
 
 
@@ -24,13 +24,13 @@ def read_counts(place: Any, document: Any) -> AveragingCounts:
     # Parameters
 
     place : `Any`
-        Where they stand, for messages.
+        The place of the counts, for error messages.
     document : `Any`
-        What `AveragingCounts.as_dict` gave.
+        The result of `AveragingCounts.as_dict`.
 
     # Raises
 
-    `ConfigurationError` : if it is something else.
+    `ConfigurationError` : if `document` is not such a result.
     """
     check_kind(place, document, dict)
     defaults = AveragingCounts().as_dict()
@@ -42,7 +42,7 @@ def read_counts(place: Any, document: Any) -> AveragingCounts:
         if key not in defaults:
             raise ConfigurationError(f'{place} has "{key}", of which nothing is known')
     counts = AveragingCounts(**document)
-    # The effective window is its inverse.
+    # The effective window is the inverse of this value, so the value must not be 0.
     check_range(f'{place}: "sum_of_squares"', counts.sum_of_squares, 1.0 / _MAX_UPDATES, _MAX_SHARE)
     return counts
 
@@ -52,12 +52,12 @@ def average_state(place: Any, training_state: Dict[str, Any]) -> Optional[Dict[s
     # Returns
 
     state : `Optional[Dict[str, Any]]`
-        Of the moving average in a checkpoint, the trainer's or the optimizer's; `None` if it has
-        none.
+        The state of the trainer's or the optimizer's moving average in a checkpoint. `None` if the
+        checkpoint has none.
 
     # Raises
 
-    `ConfigurationError` : if it has not the form of one.
+    `ConfigurationError` : if the state is malformed.
     """
     state = training_state.get("moving_average")
     optimizer = entry(place, training_state, "optimizer", dict, type(None))
@@ -68,8 +68,8 @@ def average_state(place: Any, training_state: Dict[str, Any]) -> Optional[Dict[s
 
 def num_updates_of(state: Optional[Dict[str, Any]]) -> Optional[int]:
     """
-    After which update the state of an average is, if it tells: that of all in a bank, which see the
-    same updates.
+    The number of the update after which a state of an average was taken. `None` if the state does
+    not contain it. All averages of a bank have the same number.
     """
     while isinstance(state, dict) and "counts" not in state:
         averages = state.get("averages")
@@ -80,8 +80,8 @@ def num_updates_of(state: Optional[Dict[str, Any]]) -> Optional[int]:
 
 def check_average_state(place: Any, state: Any) -> Dict[str, Any]:
     """
-    Checks the state of a moving average of `allennlp_ema`, or that of any other, which only has to
-    be an object: what has a `"version"` is ours.
+    Checks the state of a moving average. A state with a `"version"` is one of `allennlp_ema`. Any
+    other state only has to be an object.
 
     # Returns
 
@@ -89,7 +89,7 @@ def check_average_state(place: Any, state: Any) -> Dict[str, Any]:
 
     # Raises
 
-    `ConfigurationError` : if it has not the form of one.
+    `ConfigurationError` : if the state is malformed.
     """
     check_kind(place, state, dict)
     check_depth(place, state)
@@ -130,7 +130,7 @@ def check_tensors(place: Any, values: Any) -> Dict[str, Tensor]:
 
     # Raises
 
-    `ConfigurationError` : if it is not an object with tensors alone.
+    `ConfigurationError` : if `values` is not an object, or has a value that is not a tensor.
     """
     for name, value in check_kind(place, values, dict).items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):

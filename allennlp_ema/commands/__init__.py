@@ -1,5 +1,5 @@
 """
-The subcommands of `allennlp`.
+The subcommand `allennlp average`.
 """
 
 from allennlp_ema.commands.average import Average

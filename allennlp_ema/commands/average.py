@@ -15,8 +15,8 @@ from allennlp_ema.commands import checkpoints, inspect, show, soup, sweep, synth
 @Subcommand.register("average")
 class Average(Subcommand):
     """
-    `allennlp average`, whose own subcommands are in the modules beside this one. What is wrong with
-    their arguments or files is said in one line, and the exit status is 1 then.
+    `allennlp average`. Its own subcommands are the other modules of this package. An error in their
+    arguments or files is printed in one line, with exit status 1.
 
     ```python
     >>> from allennlp.commands.subcommand import Subcommand
@@ -28,12 +28,12 @@ class Average(Subcommand):
     Registered as a `Subcommand` with name "average".
     """
 
-    # The option that this would add has to stand before the name of the command within, where
-    # nobody looks for it; so each command has its own. Plugins are imported by now: this is one.
+    # AllenNLP would add --include-package before the name of the inner command, where users do not
+    # expect it, so each inner command adds it. Plugins are imported already, as this is a plugin.
     requires_plugins = False
 
     def add_subparser(self, parser: argparse._SubParsersAction) -> argparse.ArgumentParser:
-        description = "Make averages of weights after training, and see them before."
+        description = "Make averages of weights after training, and show averages before training."
         subparser = parser.add_parser(self.name, description=description, help=description)
         commands = subparser.add_subparsers(title="Commands", metavar="COMMAND")
         for command in (show, checkpoints, soup, synthesize, sweep, inspect):
@@ -45,15 +45,15 @@ class Average(Subcommand):
                 default=[],
                 help="additional packages to include",
             )
-            command_parser.set_defaults(func=_explained(command.run, command_parser.prog))
+            command_parser.set_defaults(func=_with_short_errors(command.run, command_parser.prog))
         subparser.set_defaults(func=lambda arguments: subparser.print_help())
         return subparser
 
 
-def _explained(
+def _with_short_errors(
     run: Callable[[argparse.Namespace], None], program: str
 ) -> Callable[[argparse.Namespace], None]:
-    def explained(arguments: argparse.Namespace) -> None:
+    def with_short_errors(arguments: argparse.Namespace) -> None:
         try:
             run(arguments)
         except (ConfigurationError, OSError, MemoryError) as error:
@@ -61,4 +61,4 @@ def _explained(
             print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr)
             sys.exit(1)
 
-    return explained
+    return with_short_errors

@@ -23,8 +23,8 @@ from allennlp_ema.common.torch_files import load_dictionary
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     description = """The mean of saved checkpoints, as an archive for `allennlp evaluate` and
-                     `allennlp predict`. Floating-point tensors are averaged in double precision,
-                     others are those of the newest checkpoint."""
+                     `allennlp predict`. Floating-point tensors are averaged in double precision.
+                     Other tensors are those of the newest checkpoint."""
     parser = commands.add_parser(
         "checkpoints", description=description, help="Average saved checkpoints."
     )
@@ -41,20 +41,20 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         type=int,
         nargs="+",
         metavar="E",
-        help="the checkpoints after so many epochs, as in their names: 3 is model_state_e3_b0.th",
+        help="the checkpoints after these numbers of epochs: 3 is model_state_e3_b0.th",
     )
     which.add_argument("--files", type=Path, nargs="+", help="these files, the newest last")
     which.add_argument(
         "--best",
         type=int,
         metavar="N",
-        help="the N checkpoints of the best validation metric, by metrics_epoch_*.json",
+        help="the N checkpoints with the best validation metrics, from metrics_epoch_*.json",
     )
     parser.add_argument(
         "--metric",
         action="append",
-        help="of --best: --metric +accuracy, or --metric=-loss if less is better; given more than "
-        'once, their sum (else the "validation_metric" of the training)',
+        help="the metric of --best: --metric +accuracy, or --metric=-loss if lower is better; if "
+        'given several times, their sum (else the "validation_metric" of the training)',
     )
     add_recalibration_arguments(parser)
     parser.add_argument("--force", action="store_true", help="overwrite the archive")
@@ -113,7 +113,7 @@ def _best(training: FinishedTraining, arguments: argparse.Namespace) -> List[Pat
 def _check_are_of_the_model(
     paths: List[Path], weights: Dict[str, Tensor], training: FinishedTraining
 ) -> None:
-    # Files of any name may hold anything, and only whoever loads the archive would notice.
+    # Without this check, a wrong file would only be noticed when the archive is loaded.
     of_model = training.best_weights_file
     if not of_model.is_file():
         of_model = list(training.checkpoints().values())[-1]
@@ -124,7 +124,7 @@ def _check_are_of_the_model(
 
 
 def _forms(state: Dict[str, Any]) -> Dict[str, str]:
-    # Of any dtype, which the model converts when it is loaded.
+    # The dtype is left out, because loading converts it to the model's.
     return {
         name: f"a tensor {list(value.shape)}"
         if isinstance(value, Tensor)

@@ -1,5 +1,5 @@
 """
-`allennlp average inspect`: what averages are in a file or a directory.
+`allennlp average inspect`: lists the averages in a file or a directory.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from allennlp_ema.common.terminal import in_bytes, print_table, progress
 from allennlp_ema.common.torch_files import load_dictionary
 from allennlp_ema.shadow_weights.sharded import memory_of
 from allennlp_ema.weighting.equivalent_schedule import (
-    MOST_UPDATES,
+    MAX_UPDATES,
     fall_in_words,
     learning_rate_factors,
     updates_of_fall,
@@ -43,8 +43,8 @@ from allennlp_ema.weighting.profiles import are_expected, expected_counts, profi
 from allennlp_ema.weighting.weighting import AveragingCounts
 
 
-class Found(NamedTuple):
-    """One average, or what stands in its place, in words."""
+class AverageInFile(NamedTuple):
+    """An average in a file, or a file without one: a row of the table."""
 
     place: str
     name: str
@@ -58,13 +58,13 @@ class Found(NamedTuple):
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    description = """What averages there are in a checkpoint, a snapshot, an archive, or in a
-                     directory of these: their types and keys, how many updates they have seen and
-                     samples taken, their effective windows, over how many updates the learning rate
-                     would have had to fall for the same weights, their sizes, and what in a
-                     checkpoint or a snapshot is not finite."""
+    description = """Lists the averages in a checkpoint, a snapshot, an archive, or in a directory
+                     of these: their types and keys, their numbers of updates and samples, their
+                     effective windows, over how many updates the learning rate would have had to
+                     fall for the same weights, their sizes, and the values in a checkpoint or a
+                     snapshot that are not finite."""
     parser = commands.add_parser(
-        "inspect", description=description, help="Show what averages are in a file or directory."
+        "inspect", description=description, help="Show the averages in a file or directory."
     )
     parser.add_argument(
         "path", type=Path, help="a file (.th, .safetensors, .tar.gz) or a directory"
@@ -96,25 +96,25 @@ def run(arguments: argparse.Namespace) -> None:
     )
 
 
-def _window_in_words(found: Found) -> str:
+def _window_in_words(found: AverageInFile) -> str:
     if found.counts is not None and not found.counts.num_averaged:
         return "no sample yet"
     return "" if found.effective_window is None else f"{found.effective_window:,.1f} updates"
 
 
-def _falls(found: Sequence[Found]) -> List[Optional[int]]:
+def _falls(found: Sequence[AverageInFile]) -> List[Optional[int]]:
     """
-    Over how many updates the learning rate falls that gives each average, `None` where nobody knows
-    what is in it. Those of one specification are seen to at once.
+    For each average its `updates_of_fall`. `None` if the weights in the average are not known. The
+    weights of equal specifications are computed once.
     """
     groups: Dict[str, Tuple[Specification, List[int]]] = {}
     for index, each in enumerate(found):
-        if each.specification is not None and 1 <= (each.num_updates or 0) <= MOST_UPDATES:
+        if each.specification is not None and 1 <= (each.num_updates or 0) <= MAX_UPDATES:
             groups.setdefault(each.average, (each.specification, []))[1].append(index)
     falls: List[Optional[int]] = [None] * len(found)
     for specification, indices in progress(groups.values(), desc="weights of averages"):
         numbers = sorted({found[index].num_updates or 0 for index in indices})
-        # One that was written elsewhere may not be there to be asked.
+        # A custom average may not be registered here.
         with contextlib.suppress(ConfigurationError), explained(specification["type"]):
             weighting = build_average(specification).weighting
             all_expected = expected_counts(weighting, numbers)
@@ -128,7 +128,7 @@ def _falls(found: Sequence[Found]) -> List[Optional[int]]:
     return falls
 
 
-def _inspect(path: Path) -> Iterator[Found]:
+def _inspect(path: Path) -> Iterator[AverageInFile]:
     if path.is_dir():
         files = _files_in(path)
         if not files:
@@ -158,9 +158,9 @@ def _files_in(directory: Path) -> List[Path]:
     ]
 
 
-def _snapshot(path: Path) -> Found:
+def _snapshot(path: Path) -> AverageInFile:
     snapshot = read_snapshot(path)
-    return Found(
+    return AverageInFile(
         path.name,
         snapshot.name,
         json.dumps(snapshot.specification),
@@ -173,7 +173,7 @@ def _snapshot(path: Path) -> Found:
     )
 
 
-def _archive(path: Path) -> Found:
+def _archive(path: Path) -> AverageInFile:
     if not path.is_file():
         raise ConfigurationError(f"{path}: there is no such file")
     documents: Dict[str, Any] = {}
@@ -198,10 +198,10 @@ def _archive(path: Path) -> Found:
     place = f"{path}: {CONFIG_NAME}"
     specification = configured_average(place, check_config(place, documents[CONFIG_NAME]))
     average = "none, raw weights" if specification is None else json.dumps(specification)
-    return Found(path.name, "best epoch", average, num_bytes=num_bytes)
+    return AverageInFile(path.name, "best epoch", average, num_bytes=num_bytes)
 
 
-def _provenance(path: Path, document: Any, num_bytes: int) -> Found:
+def _provenance(path: Path, document: Any, num_bytes: int) -> AverageInFile:
     place = f"{path}: {PROVENANCE_NAME}"
     kind = entry(place, check_kind(place, document, dict), "kind", str)
     if "files" in document:
@@ -209,11 +209,11 @@ def _provenance(path: Path, document: Any, num_bytes: int) -> Found:
             check_kind(f'{place}: "files"', file, str)
             for file in entry(place, document, "files", list)
         ]
-        return Found(path.name, kind, ", ".join(files), num_bytes=num_bytes)
+        return AverageInFile(path.name, kind, ", ".join(files), num_bytes=num_bytes)
     specification = check_specification(
         f'{place}: "average"', entry(place, document, "average", dict)
     )
-    return Found(
+    return AverageInFile(
         path.name,
         kind,
         json.dumps(specification),
@@ -224,11 +224,11 @@ def _provenance(path: Path, document: Any, num_bytes: int) -> Found:
     )
 
 
-def _checkpoint(path: Path) -> Iterator[Found]:
+def _checkpoint(path: Path) -> Iterator[AverageInFile]:
     state = load_dictionary(path)
     if "epochs_completed" not in state:
         num_bytes = _num_bytes(state)
-        yield Found(
+        yield AverageInFile(
             path.name,
             "",
             "a model's weights; counts are in training_state_*.th",
@@ -238,7 +238,7 @@ def _checkpoint(path: Path) -> Iterator[Found]:
         return
     average = average_state(path, state)
     if average is None:
-        yield Found(path.name, "", "none")
+        yield AverageInFile(path.name, "", "none")
         return
     config = path.with_name(CONFIG_NAME)
     configured = None
@@ -249,12 +249,12 @@ def _checkpoint(path: Path) -> Iterator[Found]:
 
 def _averages(
     path: Path, name: str, state: Dict[str, Any], configured: Optional[Specification]
-) -> Iterator[Found]:
-    """Those in the checked state of a moving average."""
+) -> Iterator[AverageInFile]:
+    """The averages in a checked state."""
     if "version" not in state:
         shadows = state.get("shadows")
         whose = "of unknown type" if shadows is None else "AllenNLP's own, exponential"
-        yield Found(
+        yield AverageInFile(
             path.name,
             name,
             whose,
@@ -277,7 +277,7 @@ def _averages(
         values = [*state["averages"].items()]
         for sample in state.get("samples") or []:
             values += sample.items()
-        yield Found(
+        yield AverageInFile(
             path.name,
             name,
             json.dumps(specification),
@@ -293,7 +293,7 @@ def _averages(
 def _configured_member(
     path: Path, configured: Optional[Specification], key: str
 ) -> Optional[Specification]:
-    """What the configuration of a bank says of one of its averages, if it does."""
+    """The configured specification of one of a bank's averages. `None` if it is not known."""
     members = (configured or {}).get("averages")
     if configured is None or not isinstance(members, dict) or key not in members:
         return None
@@ -302,14 +302,14 @@ def _configured_member(
 
 
 def _effective_window(specification: Specification, counts: AveragingCounts) -> Optional[float]:
-    # One that was written elsewhere may not be there to be asked.
+    # A custom average may not be registered here.
     with contextlib.suppress(ConfigurationError), explained(specification["type"]):
         return build_average(specification).weighting.effective_window(counts)
     return None
 
 
 def _num_bytes(state: Any) -> int:
-    """Of all tensors, those that share their memory counted once."""
+    """The size of all tensors. Tensors with the same memory are counted once."""
     tensors: Dict[object, Tensor] = {}
     pending = [state]
     while pending:

@@ -1,5 +1,5 @@
 """
-The option `--recalibrate`: batch-norm statistics of the very weights that are archived.
+The option `--recalibrate`: computes the batch-norm statistics for the archived weights.
 """
 
 import argparse
@@ -20,8 +20,8 @@ def add_recalibration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recalibrate",
         metavar="DATA",
-        help="compute the running statistics of batch norms anew from these (training) data, as "
-        'the callback "moving_average_buffers" does in training',
+        help="recompute the running statistics of batch norms from these (training) data, as the "
+        'callback "moving_average_buffers" does in training',
     )
     parser.add_argument("--cuda-device", type=int, default=-1, help="id of GPU to use (if any)")
 
@@ -33,13 +33,13 @@ def archive_recalibrated(
     path: Path,
     provenance: Dict[str, Any],
 ) -> None:
-    """Archives `weights` at `path`, with statistics of their own if that is asked for."""
+    """Archives `weights` at `path`, with recomputed statistics if `--recalibrate` is given."""
     if arguments.recalibrate is None:
         warn_of_statistics(weights)
         write_archive(training, weights, path, provenance)
         return
     model = TrainedModel(training, arguments.recalibrate, arguments.cuda_device)
-    model.put(weights)
+    model.load_weights(weights)
     with model.recalibrated():
         write_archive(training, model.weights, path, provenance)
 

@@ -1,5 +1,5 @@
 """
-`allennlp average show`: what an average will be made of, before anybody trains with it.
+`allennlp average show`: shows before training how an average will weight the updates.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from allennlp_ema.commands.average_picture import DrawnAverage, picture
 from allennlp_ema.common.documents import explained, read_json
 from allennlp_ema.common.files import written_whole
 from allennlp_ema.common.terminal import print_table, progress
-from allennlp_ema.weighting.equivalent_schedule import MOST_UPDATES, fall_in_words, summary
+from allennlp_ema.weighting.equivalent_schedule import MAX_UPDATES, fall_in_words, summary
 from allennlp_ema.weighting.profiles import AverageState, profile
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    description = """What averages will be made of after so many updates: a table, and with -o a
+    description = """Shows how averages weight the updates of a training: a table, and with -o a
                      picture of each update's share and, below it, of the learning rate that gives
                      the same weights (exactly, as long as the gradients are the same)."""
     parser = commands.add_parser(
@@ -41,17 +41,17 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         nargs="+",
         metavar="AVERAGE",
         help='as under "moving_average" in a configuration: \'{"type": "exponential", "decay": '
-        "0.999}'; its type alone; or the file of a configuration (.jsonnet, .json), for the one "
-        "that it declares. Of a bank each is shown",
+        "0.999}'; only its type; or a configuration file (.jsonnet, .json) with an average. All "
+        "averages of a bank are shown",
     )
     parser.add_argument(
-        "--num-updates", type=int, required=True, metavar="N", help="how long the training is"
+        "--num-updates", type=int, required=True, metavar="N", help="the length of the training"
     )
     parser.add_argument(
         "--num-updates-per-epoch",
         type=int,
         metavar="N",
-        help='for an average that has {"epochs": ...} in it',
+        help='necessary for an average with {"epochs": ...}',
     )
     parser.add_argument("-o", "--output", type=Path, help="the picture to write (OUT.png)")
     parser.add_argument("--force", action="store_true", help="overwrite the picture")
@@ -89,14 +89,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check_range(option: str, value: int) -> None:
-    if not 1 <= value <= MOST_UPDATES:
-        raise ConfigurationError(
-            f"{option} is {value}, but has to be within 1 and {MOST_UPDATES:,}"
-        )
+    if not 1 <= value <= MAX_UPDATES:
+        raise ConfigurationError(f"{option} is {value}, but has to be within 1 and {MAX_UPDATES:,}")
 
 
 def _averages(text: str, arguments: argparse.Namespace) -> Iterator[Tuple[str, MovingAverage]]:
-    """Those of one argument, each with what it is called, ready for its weights to be asked."""
+    """The averages of one argument with their names. Their durations are resolved."""
     place, specification = _read(text)
     with explained(place):
         for name, average in build_averages(specification).items():
@@ -106,7 +104,7 @@ def _averages(text: str, arguments: argparse.Namespace) -> Iterator[Tuple[str, M
 
 
 def _read(text: str) -> Tuple[str, Specification]:
-    """What an argument says, and what it is called in messages."""
+    """The place of an argument's average, for messages, and its specification."""
     if text.lstrip().startswith("{"):
         return text, check_specification(text, read_json(text, text))
     path = Path(text)

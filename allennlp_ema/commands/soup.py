@@ -21,15 +21,15 @@ from allennlp_ema.commands.recalibration import (
     archive_recalibrated,
 )
 
-# A model's state and what is known of it.
+# A model's state, and its provenance.
 Soup = Tuple[Dict[str, Tensor], Dict[str, Any]]
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     description = """The mean of the models of several trainings, as an archive for `allennlp
-                     evaluate` and `allennlp predict`: of all, or greedily of those with which the
-                     mean is no worse on DATA, tried in the order of their own metrics. The
-                     configuration is that of the first."""
+                     evaluate` and `allennlp predict`. With --greedy, models are tried in the order
+                     of their own metrics, and a model is left out if the mean becomes worse with it
+                     on DATA. The configuration is that of the first model."""
     parser = commands.add_parser(
         "soup", description=description, help="Average the models of several trainings."
     )
@@ -43,12 +43,12 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="the archive to write (OUT.tar.gz)"
     )
-    parser.add_argument("--greedy", metavar="DATA", help="what to measure the models on")
+    parser.add_argument("--greedy", metavar="DATA", help="the data to measure the models on")
     parser.add_argument(
         "--metric",
         action="append",
-        help="what the best has most of, as in --metric +accuracy, or least, as in --metric=-loss; "
-        'given more than once, their sum (else the "validation_metric" of the first training)',
+        help="the metric to compare by: --metric +accuracy, or --metric=-loss if lower is better; "
+        'if given several times, their sum (else the "validation_metric" of the first training)',
     )
     add_recalibration_arguments(parser)
     parser.add_argument("--force", action="store_true", help="overwrite the archive")

@@ -1,6 +1,6 @@
 """
-`allennlp average sweep`: averages of many lengths, after one or several numbers of updates, from
-the snapshots of one training, each evaluated.
+`allennlp average sweep`: evaluates averages of many lengths, made from the snapshots of one
+training.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from allennlp_ema.commands.recalibration import (
     add_recalibration_arguments,
     warn_of_statistics,
 )
-from allennlp_ema.commands.sweep_candidates import Candidate, candidates, stops
+from allennlp_ema.commands.sweep_candidates import Candidate, candidates, requested_num_updates
 from allennlp_ema.commands.sweep_results import SweepResults
 from allennlp_ema.commands.sweep_values import RAW, SYNTHESIZED, TRACKED, Measurement, SweepValues
 from allennlp_ema.common.metrics import SignedMetric
@@ -39,14 +39,13 @@ logger = logging.getLogger(__name__)
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    description = """Makes averages of many lengths, as they were after one or several numbers of
-                     updates, from the snapshots of one training and evaluates each as `allennlp
-                     evaluate` does. Prints a table and writes sweep.csv, sweep.png and, with the
-                     best of them, sweep_best.tar.gz. What is not averaged, buffers among it, is as
-                     it was after the same update, if the newest checkpoint is of it, else that of
-                     best.th. What sweep.csv has already of the same weights and data is not
-                     evaluated again: a sweep that was stopped goes on, and one that is refined
-                     evaluates what is new."""
+    description = """Makes averages of many lengths, after one or several numbers of updates, from
+                     the snapshots of one training, and evaluates each as `allennlp evaluate` does.
+                     Prints a table and writes sweep.csv, sweep.png and, with the best average,
+                     sweep_best.tar.gz. Parameters and buffers that are not averaged come from the
+                     newest checkpoint if it is of the same update, else from best.th. Weights that
+                     sweep.csv has already for the same data are not evaluated again, so a stopped
+                     sweep continues, and a refined sweep evaluates only the new averages."""
     parser = commands.add_parser(
         "sweep", description=description, help="Find the best averaging length after training."
     )
@@ -56,24 +55,24 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="what to evaluate on, as `allennlp evaluate` takes it: a file, several with commas "
-        "between them, or JSON for a reader that needs it",
+        help="the data to evaluate on, as for `allennlp evaluate`: a file, several files separated "
+        "by commas, or JSON for a reader that needs it",
     )
     parser.add_argument(
         "--metric",
         action="append",
-        help="what the best has most of, as in --metric +accuracy, or least, as in --metric=-loss; "
-        'given several times, their sum (else the "validation_metric" of the training)',
+        help="the metric to compare by: --metric +accuracy, or --metric=-loss if lower is better; "
+        'if given several times, their sum (else the "validation_metric" of the training)',
     )
     _add_arguments_of_averages(parser)
     parser.add_argument(
         "--max-residual",
         type=float,
         default=0.05,
-        help="an average whose profile comes out with a larger relative error cannot be the best",
+        help="an average whose profile has a larger relative error cannot be the best",
     )
     parser.add_argument(
-        "--output-dir", type=Path, help="where to write (else into the directory of the training)"
+        "--output-dir", type=Path, help="where to write (else the directory of the training)"
     )
     add_recalibration_arguments(parser)
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
@@ -81,10 +80,12 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
 
 
 def _add_arguments_of_averages(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--type", default="power_function", metavar="TYPE", help="of the averages")
+    parser.add_argument(
+        "--type", default="power_function", metavar="TYPE", help="the averages' type"
+    )
     parser.add_argument(
         "--key",
-        help="the key of this type that goes from one length to the next (else "
+        help="the key of this type that sets the averaging length (else "
         + ", ".join(f"{key} of {name}" for name, key in LENGTH_KEYS.items())
         + "; half_life of exponential is a decay schedule)",
     )
@@ -92,15 +93,15 @@ def _add_arguments_of_averages(parser: argparse.ArgumentParser) -> None:
         "--from", type=float, dest="start", help="its first value (sigma_rel: 0.02)"
     )
     parser.add_argument("--to", type=float, dest="end", help="its last value (sigma_rel: 0.25)")
-    parser.add_argument("--points", type=int, default=12, help="how many values")
+    parser.add_argument("--points", type=int, default=12, help="the number of values")
     parser.add_argument(
         "--num-updates",
         nargs="+",
         default=[],
         metavar="N",
-        help="the averages after so many updates, one after the other: numbers, "
-        "'{\"epochs\": 2}', '{\"fraction\": 0.5}' of the training, or all, which are those of the "
-        "snapshots (else after those of the latest snapshot)",
+        help="evaluate the averages after each of these numbers of updates: numbers, "
+        "'{\"epochs\": 2}', '{\"fraction\": 0.5}' of the training, or all, for the numbers of all "
+        "snapshots (else that of the latest snapshot)",
     )
 
 
@@ -117,10 +118,10 @@ def run(arguments: argparse.Namespace) -> None:
     values = SweepValues(values_file, key, arguments.data, arguments.force)
     metric = chosen_metric(arguments.metric, training)
     snapshots = training.snapshots()
-    nums_updates = stops(arguments.num_updates, training, snapshots)
+    nums_updates = requested_num_updates(arguments.num_updates, training, snapshots)
     syntheses = [SnapshotSynthesis(snapshots, number) for number in nums_updates]
     wanted = candidates(arguments, key, syntheses)
-    # Not after all evaluations, which would be for nothing if it failed.
+    # If this fails, it has to fail before the evaluations and not after them.
     directory.mkdir(parents=True, exist_ok=True)
 
     model = TrainedModel(training, arguments.recalibrate, arguments.cuda_device)
@@ -128,12 +129,12 @@ def run(arguments: argparse.Namespace) -> None:
         warn_of_statistics(model.weights)
     sweep = _Sweep(training, model, arguments, metric, values)
     sweep.measure_raw()
-    former = None
+    synthesis = None
     for number, candidate in enumerate(wanted, 1):
-        if candidate.synthesis is not former:
-            former = candidate.synthesis
-            sweep.measure_tracked(former)
-        words = f"{json.dumps(candidate.specification)} after {former.num_updates:,} updates"
+        if candidate.synthesis is not synthesis:
+            synthesis = candidate.synthesis
+            sweep.measure_tracked(synthesis)
+        words = f"{json.dumps(candidate.specification)} after {synthesis.num_updates:,} updates"
         print(f"{number} of {len(wanted)}: {words}", flush=True)
         sweep.measure(candidate)
     results = SweepResults(key, metric.names, arguments.max_residual, values.measurements)
@@ -149,7 +150,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 class _Sweep:
-    """Measures one model with one set of weights after the other, unless it is known already."""
+    """Evaluates a model with different weights, unless the file has the metrics already."""
 
     def __init__(
         self,
@@ -164,8 +165,8 @@ class _Sweep:
         self._data = model.validation_data(arguments.data)
         self._metric = metric
         self._values = values
-        # All that an evaluation depends on beside the weights.
-        self._setting = [
+        # The digests of everything but the weights that an evaluation depends on.
+        self._setting_digests = [
             digest_of_file(training.config_file),
             digest_of_data(arguments.data),
             arguments.recalibrate and digest_of_data(arguments.recalibrate),
@@ -183,8 +184,8 @@ class _Sweep:
         after = "" if raw.num_updates is None else f" after update {raw.num_updates:,}"
 
         def evaluate() -> Dict[str, Any]:
-            # With the statistics that were gathered for them.
-            self._model.put(raw.weights)
+            # Raw weights are not recalibrated, because their statistics fit them already.
+            self._model.load_weights(raw.weights)
             return self._model.evaluate(self._data)
 
         self._measure(
@@ -194,7 +195,7 @@ class _Sweep:
         )
 
     def measure_tracked(self, synthesis: SnapshotSynthesis) -> None:
-        """The snapshots that are as old as the averages that are made of them."""
+        """Evaluates the snapshots that were taken after as many updates as the averages."""
         for index, snapshot in enumerate(synthesis.snapshots):
             if snapshot.num_updates == synthesis.num_updates:
                 alone = numpy.eye(len(synthesis.snapshots))[index]
@@ -230,9 +231,9 @@ class _Sweep:
 
     def put(self, synthesis: SnapshotSynthesis, combination: Combination) -> None:
         """Puts the combined averages into the model."""
-        self._go_to(synthesis)
+        self._prepare_weights(synthesis)
         synthesis.copy_into(self._weights, combination)
-        self._model.put(self._weights)
+        self._model.load_weights(self._weights)
 
     def _measure_combination(
         self, measurement: Measurement, synthesis: SnapshotSynthesis, combination: Combination
@@ -242,7 +243,7 @@ class _Sweep:
             with self._model.recalibrated():
                 return self._model.evaluate(self._data)
 
-        self._go_to(synthesis)
+        self._prepare_weights(synthesis)
         content = [
             self._digest_of_others,
             *[
@@ -258,16 +259,16 @@ class _Sweep:
     def _measure(
         self, measurement: Measurement, weights: Any, evaluate: Callable[[], Dict[str, Any]]
     ) -> None:
-        evaluation = digest_of([self._setting, weights])
+        evaluation = digest_of([self._setting_digests, weights])
         metrics = self._values.metrics_of(evaluation)
         if not all(name[1:] in metrics for name in self._metric.names):
             metrics = evaluate()
-            # Whether they have what is wanted is known after the first.
+            # A missing metric has to be noticed after the first evaluation, not at the end.
             self._metric.value(metrics, "the model")
         self._values.add(measurement._replace(metrics=metrics, evaluation=evaluation))
 
-    def _go_to(self, synthesis: SnapshotSynthesis) -> None:
-        """Reads the weights beside the averages after so many updates."""
+    def _prepare_weights(self, synthesis: SnapshotSynthesis) -> None:
+        """Reads the model's weights for the number of updates of `synthesis`."""
         if synthesis is self._synthesis:
             return
         self._synthesis = synthesis

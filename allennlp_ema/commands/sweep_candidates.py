@@ -1,5 +1,5 @@
 """
-Which averages a sweep evaluates: of which lengths, after which updates, and how they are made.
+The candidates of a sweep: averages of different lengths after different numbers of updates.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from allennlp_ema.common.terminal import progress
 from allennlp_ema.weighting.duration import Duration
 from allennlp_ema.weighting.profiles import Combination
 
-# In the place of numbers of updates: those of the snapshots.
+# Given instead of numbers of updates. It means the numbers of all snapshots.
 ALL = "all"
 
-# From where to where a power function goes: a little beyond what snapshots of 0.05 and 0.10 make.
+# The default range of sigma_rel: slightly more than snapshots of 0.05 and 0.10 can make.
 _SIGMA_REL = (0.02, 0.25)
 
 
@@ -35,13 +35,13 @@ class Candidate(NamedTuple):
     # Parameters
 
     value : `Any`
-        Of the key that the sweep goes along.
+        The value of the key that the sweep varies.
     specification : `Specification`
-        The average with it.
+        The specification of the average with this value.
     synthesis : `SnapshotSynthesis`
-        After as many updates as it is wanted.
+        The synthesis after the wanted number of updates.
     combination : `Combination`
-        How it is made.
+        The combination of snapshots that makes the average.
     """
 
     value: Any
@@ -50,26 +50,26 @@ class Candidate(NamedTuple):
     combination: Combination
 
 
-def stops(
+def requested_num_updates(
     given: Sequence[str], training: FinishedTraining, snapshots: Sequence[Snapshot]
 ) -> List[int]:
     """
     # Parameters
 
     given : `Sequence[str]`
-        Numbers of updates, durations, or `ALL`. None at all means the latest snapshot.
+        Numbers of updates, durations, or `ALL`. An empty sequence means the latest snapshot.
     training : `FinishedTraining`
-        Whose length durations are resolved with.
+        The training whose length resolves durations.
     snapshots : `Sequence[Snapshot]`
 
     # Returns
 
     nums_updates : `List[int]`
-        After which averages are evaluated, ascending.
+        The numbers of updates after which averages are evaluated, ascending.
 
     # Raises
 
-    `ConfigurationError` : naming what is something else.
+    `ConfigurationError` : naming a text in `given` that is neither.
     """
     of_snapshots = {snapshot.num_updates for snapshot in snapshots}
     found: Set[int] = set() if given else {max(of_snapshots)}
@@ -103,11 +103,11 @@ def candidates(
     # Returns
 
     candidates : `List[Candidate]`
-        Of all lengths after the same update, then of the same ones after the next.
+        All lengths after the first number of updates, then all lengths after the next number.
 
     # Raises
 
-    `ConfigurationError` : if it is not said which lengths, or none can be made.
+    `ConfigurationError` : if the range of lengths is not given, or if no average can be made.
     """
     start, end = arguments.start, arguments.end
     if (arguments.type, key) == ("power_function", "sigma_rel"):

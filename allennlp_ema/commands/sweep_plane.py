@@ -1,5 +1,5 @@
 """
-The picture of a sweep over averaging lengths and over the updates after which to stop.
+The picture of a sweep over averaging lengths and numbers of updates.
 """
 
 import math
@@ -8,8 +8,8 @@ from typing import Any, List, NamedTuple, Sequence
 import numpy
 from numpy import ndarray
 
-# How many labels fit beside each side.
-_MOST_LABELS = 12
+# The number of labels that fit beside each axis.
+_MAX_LABELS = 12
 
 
 class Cell(NamedTuple):
@@ -18,16 +18,16 @@ class Cell(NamedTuple):
 
     num_updates : `int`
     value : `float`
-        Of the key that the sweep goes along.
+        The value of the key that the sweep varies.
     metric : `float`
-    is_reached : `bool`
-        Whether the average is what it says, by its residual.
+    is_accurate : `bool`
+        Whether the residual is small enough.
     """
 
     num_updates: int
     value: float
     metric: float
-    is_reached: bool
+    is_accurate: bool
 
 
 def draw_plane(
@@ -40,21 +40,21 @@ def draw_plane(
     hatched: str,
 ) -> Any:
     """
-    Draws each length against each number of updates, with the metric as colour.
+    Draws the metric as a colour for each length and each number of updates.
 
     # Parameters
 
     figure : `matplotlib.figure.Figure`
     cells : `Sequence[Cell]`
-        One of each length after each number of updates.
+        One cell for each length and each number of updates.
     best : `Cell`
-        Which gets a star.
+        The cell that is marked with a star.
     key : `str`
     metric : `str`
-        What it is called.
+        The name of the metric.
     is_higher_better : `bool`
     hatched : `str`
-        What is said of the averages that are not what they say.
+        The label for averages with too large a residual.
 
     # Returns
 
@@ -62,18 +62,18 @@ def draw_plane(
     """
     nums_updates = sorted({cell.num_updates for cell in cells})
     values = list(dict.fromkeys(cell.value for cell in cells))
-    metrics, reached = numpy.full((2, len(values), len(nums_updates)), math.nan)
+    metrics, accurate = numpy.full((2, len(values), len(nums_updates)), math.nan)
     for cell in cells:
         place = values.index(cell.value), nums_updates.index(cell.num_updates)
-        metrics[place], reached[place] = cell.metric, cell.is_reached
+        metrics[place], accurate[place] = cell.metric, cell.is_accurate
     axes = figure.add_subplot()
-    bar = _fill(axes, metrics, reached == 1.0, best.metric, is_higher_better)
+    bar = _fill(axes, metrics, accurate == 1.0, best.metric, is_higher_better)
     bar.set_label(f"{metric} ({'higher' if is_higher_better else 'lower'} is better)")
     middle = nums_updates.index(best.num_updates) + 0.5, values.index(best.value) + 0.5
     star = {"marker": "*", "markersize": 18, "color": "white", "markeredgecolor": "black"}
     words = f"best: {key} {best.value:.4g} after {best.num_updates:,} updates, {best.metric:.4f}"
     handles: List[Any] = axes.plot(*middle, linestyle="", label=words, **star)
-    hatches = [_hatch(axes, column, row) for row, column in numpy.argwhere(reached == 0.0)]
+    hatches = [_hatch(axes, column, row) for row, column in numpy.argwhere(accurate == 0.0)]
     for hatch in hatches[:1]:
         hatch.set_label(hatched)
         handles.append(hatch)
@@ -86,11 +86,11 @@ def draw_plane(
 
 
 def _fill(
-    axes: Any, metrics: ndarray, is_reached: ndarray, best: float, is_higher_better: bool
+    axes: Any, metrics: ndarray, is_accurate: ndarray, best: float, is_higher_better: bool
 ) -> Any:
-    """Colours the cells, and returns the bar that says which colour is what."""
-    # The better half of what can be chosen: the first updates of a training are far off.
-    middle = numpy.median(numpy.unique(metrics[is_reached & numpy.isfinite(metrics)]))
+    """Colours the cells, and returns the colour bar."""
+    # The colours cover only the better half, because the first updates of a training are far worse.
+    middle = numpy.median(numpy.unique(metrics[is_accurate & numpy.isfinite(metrics)]))
     low, high = min(middle, best), max(middle, best)
     mesh = axes.pcolormesh(
         metrics,
@@ -108,7 +108,7 @@ def _fill(
 
 
 def _hatch(axes: Any, column: int, row: int) -> Any:
-    # Takes its time, which every start of `allennlp` would pay.
+    # Importing matplotlib is slow, and `allennlp` imports this module at each start.
     from matplotlib.patches import Rectangle
 
     style: Any = {"fill": False, "hatch": "////", "edgecolor": "#999999", "linewidth": 0}
@@ -116,5 +116,5 @@ def _hatch(axes: Any, column: int, row: int) -> Any:
 
 
 def _set_labels(axis: Any, labels: Sequence[str], **how: Any) -> None:
-    step = math.ceil(len(labels) / _MOST_LABELS)
+    step = math.ceil(len(labels) / _MAX_LABELS)
     axis.set_ticks([n + 0.5 for n in range(0, len(labels), step)], labels=labels[::step], **how)

@@ -1,5 +1,5 @@
 """
-What a sweep over averaging lengths measured: as a table, a picture, and the best of it.
+The results of a sweep over averaging lengths: the table, the picture, and the best average.
 """
 
 import itertools
@@ -15,8 +15,8 @@ from allennlp_ema.common.files import written_whole
 from allennlp_ema.common.metrics import SignedMetric
 from allennlp_ema.common.terminal import print_table
 
-# How many values of the key fit above the picture.
-_MOST_LABELS = 8
+# The number of values of the key that fit above the picture.
+_MAX_LABELS = 8
 
 
 class SweepResults:
@@ -24,11 +24,11 @@ class SweepResults:
     # Parameters
 
     key : `str`
-        Which the sweep goes along.
+        The key that the sweep varies.
     metric : `Union[str, List[str]]`
-        With a `+` or `-` before it, or several of these, as in `"validation_metric"`.
+        One or several names with `+` or `-` before each, as in `"validation_metric"`.
     max_residual : `float`
-        What is above it is not what it says, and so never the best.
+        An average with a larger residual cannot be the best.
     measurements : `Sequence[Measurement]`
     """
 
@@ -41,7 +41,7 @@ class SweepResults:
     ) -> None:
         self._key = key
         self._metric = SignedMetric(metric)
-        # One metric is shown as the model has it, several as their sum.
+        # A single metric is shown as in the model. Several metrics are shown as their sum.
         is_single, first = len(self._metric.names) == 1, self._metric.names[0]
         self._name = first[1:] if is_single else str(self._metric)
         self._sign = -1.0 if is_single and first[0] == "-" else 1.0
@@ -52,32 +52,32 @@ class SweepResults:
     @property
     def best(self) -> Measurement:
         """
-        The best synthesized average among those that are what they say.
+        The best synthesized average with a residual within `max_residual`.
 
         # Raises
 
-        `ConfigurationError` : if the metric of all of these is NaN.
+        `ConfigurationError` : if the metric of all these averages is NaN.
         """
-        # Whichever stands first is the greatest where NaN is compared.
-        reached = [
-            m for m in self._synthesized if self._is_reached(m) and not math.isnan(self._shown(m))
+        # `max` would return a NaN that comes first, because comparisons with NaN are false.
+        accurate = [
+            m for m in self._synthesized if self._is_accurate(m) and not math.isnan(self._value(m))
         ]
-        if not reached:
+        if not accurate:
             raise ConfigurationError(
                 f'"{self._name}" is NaN for every average with a residual within '
                 f"{self._max_residual:g}, but has to be a number for one to be the best"
             )
-        return max(reached, key=lambda measurement: self._sign * self._shown(measurement))
+        return max(accurate, key=lambda measurement: self._sign * self._value(measurement))
 
     @property
     def index_of_best(self) -> int:
-        """Of `best`, among the synthesized averages in their order."""
+        """The index of `best` among the synthesized averages."""
         return [measurement is self.best for measurement in self._synthesized].index(True)
 
-    def _is_reached(self, measurement: Measurement) -> bool:
+    def _is_accurate(self, measurement: Measurement) -> bool:
         return (measurement.residual or 0.0) <= self._max_residual
 
-    def _shown(self, measurement: Measurement) -> float:
+    def _value(self, measurement: Measurement) -> float:
         return self._sign * self._metric.value(measurement.metrics, measurement.name)
 
     def print_table(self) -> None:
@@ -92,7 +92,7 @@ class SweepResults:
                     _in_words(measurement.effective_window, ",.1f"),
                     _in_words(measurement.residual, ".4f"),
                     _in_words(measurement.noise_amplification, ".2f"),
-                    f"{self._shown(measurement):.4f}",
+                    f"{self._value(measurement):.4f}",
                     self._remark(measurement),
                 ]
                 for measurement in self._measurements
@@ -100,16 +100,16 @@ class SweepResults:
         )
 
     def _remark(self, measurement: Measurement) -> str:
-        if not self._is_reached(measurement):
+        if not self._is_accurate(measurement):
             return f"residual above {self._max_residual:g}"
         return "best" if measurement is self.best else ""
 
     def draw(self, path: Path) -> None:
         """
-        Draws the metric against the averaging length, or for several numbers of updates the plane
-        of both, whole or not at all.
+        Draws the metric over the averaging length, or, for several numbers of updates, over both.
+        The file is written completely or not at all.
         """
-        # Takes its time, which every start of `allennlp` would pay.
+        # Importing matplotlib is slow, and `allennlp` imports this module at each start.
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8.0, 5.0), constrained_layout=True)
@@ -130,29 +130,31 @@ class SweepResults:
             self._sign > 0,
             f"residual above {self._max_residual:g}",
         )
-        raw = [f"{m.name}: {self._shown(m):.4f}" for m in self._measurements if m.kind == RAW]
+        raw = [f"{m.name}: {self._value(m):.4f}" for m in self._measurements if m.kind == RAW]
         axes.set_title("; ".join(raw), fontsize="medium")
 
     def _cell(self, m: Measurement) -> Cell:
-        return Cell(m.num_updates or 0, m.value or 0, self._shown(m), self._is_reached(m))
+        return Cell(m.num_updates or 0, m.value or 0, self._value(m), self._is_accurate(m))
 
     def _draw_lengths(self, figure: Any) -> None:
         from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
         axes = figure.add_subplot()
-        reached = [m for m in self._synthesized if self._is_reached(m)]
-        beyond = [m for m in self._synthesized if not self._is_reached(m)]
-        self._plot(axes, reached, "o-", color="tab:blue", label="made from snapshots")
-        if beyond:
+        accurate = [m for m in self._synthesized if self._is_accurate(m)]
+        inaccurate = [m for m in self._synthesized if not self._is_accurate(m)]
+        self._plot(axes, accurate, "o-", color="tab:blue", label="made from snapshots")
+        if inaccurate:
             label = f"the same, residual above {self._max_residual:g}"
-            self._plot(axes, beyond, "o", color="tab:blue", markerfacecolor="white", label=label)
+            self._plot(
+                axes, inaccurate, "o", color="tab:blue", markerfacecolor="white", label=label
+            )
         colors = itertools.cycle(["tab:orange", "tab:green", "tab:purple", "tab:brown"])
         for m in self._measurements:
             if m.kind == RAW:
-                axes.axhline(self._shown(m), color="tab:gray", linestyle="--", label=m.name)
+                axes.axhline(self._value(m), color="tab:gray", linestyle="--", label=m.name)
             elif m.kind == TRACKED:
                 color = next(colors)
-                axes.axhline(self._shown(m), color=color, linestyle=":")
+                axes.axhline(self._value(m), color=color, linestyle=":")
                 self._plot(axes, [m], "s:", color=color, label=m.name)
         self._plot(
             axes,
@@ -161,7 +163,7 @@ class SweepResults:
             markersize=16,
             color="tab:red",
             zorder=3,
-            label=f"best: {self._key} {self.best.value:.4g}, {self._shown(self.best):.4f}",
+            label=f"best: {self._key} {self.best.value:.4g}, {self._value(self.best):.4f}",
         )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -171,7 +173,7 @@ class SweepResults:
         axes.set_ylabel(f"{self._name} ({'higher' if self._sign > 0 else 'lower'} is better)")
         axes.grid(alpha=0.3)
         figure.legend(loc="outside lower center", ncol=2)
-        labelled = self._synthesized[:: math.ceil(len(self._synthesized) / _MOST_LABELS)]
+        labelled = self._synthesized[:: math.ceil(len(self._synthesized) / _MAX_LABELS)]
         top: Any = axes.secondary_xaxis("top")
         top.set_xlabel(self._key)
         top.set_xticks(
@@ -182,7 +184,7 @@ class SweepResults:
     def _plot(self, axes: Any, measurements: Sequence[Measurement], style: str, **how: Any) -> None:
         axes.plot(
             [m.effective_window for m in measurements],
-            [self._shown(m) for m in measurements],
+            [self._value(m) for m in measurements],
             style,
             **how,
         )

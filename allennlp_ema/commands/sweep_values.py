@@ -1,5 +1,5 @@
 """
-sweep.csv: what a sweep measured, written after each evaluation, and where the next goes on from.
+sweep.csv: the measurements of a sweep, written after each evaluation, from which it can continue.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from allennlp_ema.common.files import written_whole
 
 SYNTHESIZED, TRACKED, RAW = "synthesized", "in training", "raw"
 
-# The columns that every such file has: what was measured first, then how, then the metrics. The
-# keys that sweeps go along stand between the first two.
+# The columns of every file. The keys that sweeps vary stand between the first and the middle
+# columns, and the metrics follow the last.
 _FIRST = ["kind", "name"]
 _MIDDLE = ["num_updates", "effective_window", "residual", "noise_amplification"]
 _LAST = ["data", "evaluation"]
@@ -30,15 +30,15 @@ class Measurement(NamedTuple):
     name : `str`
     metrics : `Dict[str, Any]`
     num_updates : `Optional[int]`
-        After which the weights are, if that is known.
+        The number of the update after which the weights were taken, if it is known.
     value : `Optional[float]`
-        Of the key that the sweep goes along.
+        The value of the key that the sweep varies.
     effective_window : `Optional[float]`
         In updates.
     residual : `Optional[float]`
     noise_amplification : `Optional[float]`
     evaluation : `str`
-        The digest of all that the metrics depend on.
+        The digest of everything that the metrics depend on.
     """
 
     kind: str
@@ -54,50 +54,50 @@ class Measurement(NamedTuple):
 
 class SweepValues:
     """
-    What the file holds already, and what is measured now.
+    The measurements in the file, and the new measurements of this sweep.
 
     # Parameters
 
     path : `Path`
-        Of the file, which need not be there.
+        The file. It need not exist.
     key : `str`
-        Which this sweep goes along.
+        The key that this sweep varies.
     data : `str`
-        What it evaluates on, in words.
+        The data that it evaluates on, in words.
     force : `bool`
-        Whether a file may be overwritten that no sweep wrote, or one on other data.
+        Whether to overwrite a file of another kind, or a file of a sweep on other data.
 
     # Raises
 
-    `ConfigurationError` : if there is such a file.
+    `ConfigurationError` : if there is such a file, and `force` is not given.
     """
 
     def __init__(self, path: Path, key: str, data: str, force: bool) -> None:
-        #: In the order in which it was measured.
+        #: The measurements of this sweep, in order.
         self.measurements: List[Measurement] = []
         self._path = path
         self._data = data
         self._keys = [key]
-        self._former: List[Dict[str, str]] = []
-        # Numbers alone, by the evaluation that gave them.
+        self._previous_rows: List[Dict[str, str]] = []
+        # The metrics that are numbers, by the digest of the evaluation.
         self._metrics: Dict[str, Dict[str, Any]] = {}
         if path.is_file():
             self._read(force)
 
     def metrics_of(self, evaluation: str) -> Dict[str, Any]:
-        """The numbers that an evaluation gave, none if it was never made."""
+        """The metrics of an evaluation. Empty if it was not made yet."""
         return self._metrics.get(evaluation, {})
 
     def add(self, measurement: Measurement) -> None:
         """
-        Writes all that was measured, with this at its end, whole or not at all. Behind it stands
-        what the file held before of other averages and updates.
+        Adds a measurement and writes the file, completely or not at all. Earlier rows of other
+        averages and updates follow the measurements of this sweep.
         """
         self.measurements.append(measurement)
         self._metrics[measurement.evaluation] = _numbers(measurement.metrics)
         rows = [self._row(each) for each in self.measurements]
-        measured = {self._said_of(row) for row in rows}
-        rows += [row for row in self._former if self._said_of(row) not in measured]
+        measured = {self._identity(row) for row in rows}
+        rows += [row for row in self._previous_rows if self._identity(row) not in measured]
         text = io.StringIO()
         columns = [*_FIRST, *self._keys, *_MIDDLE, *_LAST]
         columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
@@ -131,8 +131,8 @@ class SweepValues:
         names = columns[columns.index(_LAST[-1]) + 1 :]
         for row in rows:
             self._metrics[row["evaluation"]] = _numbers({name: row[name] for name in names})
-        self._former = [row for row in rows if row["data"] == self._data]
-        if self._former:
+        self._previous_rows = [row for row in rows if row["data"] == self._data]
+        if self._previous_rows:
             keys = columns[len(_FIRST) : columns.index(_MIDDLE[0])]
             self._keys += [key for key in keys if key not in self._keys]
 
@@ -141,14 +141,14 @@ class SweepValues:
         value, metrics = row.pop("value"), row.pop("metrics")
         return {**row, self._keys[0]: value, "data": self._data, **_numbers(metrics)}
 
-    def _said_of(self, row: Dict[str, Any]) -> Tuple[str, ...]:
-        """Of what a row is, for the same not to be there twice."""
+    def _identity(self, row: Dict[str, Any]) -> Tuple[str, ...]:
+        """The identity of a row's measurement, so that the file has each only once."""
         values = [row.get(column) for column in (*_FIRST, *self._keys, "num_updates", "data")]
         return tuple("" if value is None else str(value) for value in values)
 
 
 def _numbers(metrics: Dict[str, Any]) -> Dict[str, float]:
-    """Those of `metrics` that are numbers, or were, before they were written."""
+    """The metrics that are numbers, or texts of numbers as in the file."""
     numbers = {}
     for name, value in metrics.items():
         if isinstance(value, (int, float, str)):

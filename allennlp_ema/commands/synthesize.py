@@ -1,5 +1,5 @@
 """
-`allennlp average synthesize`: an average of any kind and length, from the snapshots of a training.
+`allennlp average synthesize`: makes an average of any type and length from snapshots.
 """
 
 import argparse
@@ -22,10 +22,10 @@ from allennlp_ema.weighting.profiles import Combination
 
 
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    description = """An average that was not taken in training, from the snapshots that the callback
-                     "moving_average_snapshots" took of others, as an archive for `allennlp
-                     evaluate` and `allennlp predict`. What is not averaged, buffers among it, is as
-                     it was after the same update, if the newest checkpoint is of it, else that of
+    description = """Makes an average that was not taken in training, from snapshots that the
+                     callback "moving_average_snapshots" took of other averages, as an archive for
+                     `allennlp evaluate` and `allennlp predict`. Parameters and buffers that are not
+                     averaged come from the newest checkpoint if it is of the same update, else from
                      best.th."""
     parser = commands.add_parser(
         "synthesize", description=description, help="Make any average from snapshots."
@@ -48,13 +48,13 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         "--num-updates",
         type=int,
         metavar="N",
-        help="the average after so many updates (else after those of the latest snapshot)",
+        help="the average after this number of updates (else that of the latest snapshot)",
     )
     parser.add_argument(
         "--max-residual",
         type=float,
         default=0.05,
-        help="refuse an average whose profile comes out with a larger relative error (inf: none)",
+        help="refuse an average whose profile has a larger relative error (inf: refuse none)",
     )
     add_recalibration_arguments(parser)
     parser.add_argument("--force", action="store_true", help="overwrite the archive")

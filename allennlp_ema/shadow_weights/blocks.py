@@ -1,5 +1,5 @@
 """
-Blocks: rows of equally shaped tensors, cut and packed to about the same number of values.
+Blocks: large tensors are split and small ones are grouped, to about the same number of values.
 """
 
 from typing import Iterable, Iterator, List, Optional, Sequence
@@ -7,8 +7,8 @@ from typing import Iterable, Iterator, List, Optional, Sequence
 import torch
 from torch import Tensor
 
-# How many values are worked on at a time where more than one kernel goes over them: few enough that
-# they are still in the cache for the second one, enough that the overhead of a call does not count.
+# The number of values in a block. A block has to stay in the cache for the second of the kernels
+# that go over it, and has to be large enough that the overhead of a call is negligible.
 _CPU_BLOCK = 1 << 18
 _CUDA_BLOCK = 1 << 22
 
@@ -18,12 +18,12 @@ def blocks_of(rows: Iterable[Sequence[Tensor]]) -> Iterator[List[List[Tensor]]]:
     # Parameters
 
     rows : `Iterable[Sequence[Tensor]]`
-        Each of tensors of one shape, which may differ in dtype and device.
+        The tensors of a row have one shape. They may differ in dtype and device.
 
     # Returns
 
     blocks : `Iterator[List[List[Tensor]]]`
-        Each with one list of views for each column.
+        Each block has one list of views for each column of the rows.
     """
     block: List[Sequence[Tensor]] = []
     num_values = 0
@@ -40,7 +40,10 @@ def blocks_of(rows: Iterable[Sequence[Tensor]]) -> Iterator[List[List[Tensor]]]:
 
 
 def scratch_for(blocks: Sequence[Sequence[Tensor]], like: Tensor) -> List[List[Tensor]]:
-    """Room for any one of `blocks` at a time, of the dtype and device of `like`."""
+    """
+    Scratch tensors for each of `blocks`, with the dtype and device of `like`. They share one
+    buffer, so only one block can use them at a time.
+    """
     sizes = [[tensor.numel() for tensor in block] for block in blocks]
     buffer = torch.empty(max(map(sum, sizes)), dtype=like.dtype, device=like.device)
     return [
@@ -61,7 +64,7 @@ def _pieces(row: Sequence[Tensor], limit: int) -> Iterator[Sequence[Tensor]]:
 
 
 def _flat(tensor: Tensor) -> Optional[Tensor]:
-    """A view of all values in the order of memory, `None` where there are gaps or overlaps."""
+    """A flat view of all values in memory order. `None` if they have gaps or overlaps."""
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     in_order = tensor.permute(order) if order else tensor
     return in_order.view(-1) if in_order.is_contiguous() else None

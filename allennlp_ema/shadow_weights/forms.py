@@ -1,5 +1,5 @@
 """
-The forms of tensors, which are compared with what they were before each update.
+The forms of tensors (shape, strides, dtype, device), and a check whether they have changed.
 """
 
 import importlib
@@ -18,7 +18,7 @@ _PARTS: List[Callable[[Tensor], Any]] = [
 
 class Forms:
     """
-    What tensors are at present: shape, strides, dtype and device.
+    Records the forms of tensors at its construction.
 
     # Parameters
 
@@ -32,8 +32,8 @@ class Forms:
 
     def have_changed(self) -> bool:
         """
-        Whether a tensor has another form by now. It may also be true after a change of something
-        else, `requires_grad` say.
+        Whether the form of a tensor has changed. Other changes, of `requires_grad` for example, may
+        also give `True`.
         """
         if self._guards is not None:
             return not self._guards.check(*self._tensors)
@@ -46,8 +46,8 @@ def _forms(tensors: Sequence[Tensor]) -> List[List[Any]]:
 
 def _guards(tensors: Sequence[Tensor]) -> Optional[Any]:
     """
-    The guards of `torch.compile`, which compare all tensors in one call: for 400 tensors in a
-    seventh of the time that Python takes. They are internal to torch, so they may be missing.
+    The guards of `torch.compile`. They compare all tensors in one call, which takes a seventh of
+    Python's time for 400 tensors. They are internal to torch, so they may be missing (`None`).
     """
     try:
         guards: Any = importlib.import_module("torch._C._dynamo.guards")

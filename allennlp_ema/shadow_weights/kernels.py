@@ -1,5 +1,5 @@
 """
-Kernels over lists of tensors, by torch's foreach functions where it has them.
+Kernels over lists of tensors. They use torch's foreach functions where this torch has them.
 """
 
 from typing import Dict, FrozenSet, List, Sequence
@@ -12,7 +12,7 @@ _HAS_FOREACH_COPY = hasattr(torch, "_foreach_copy_")
 
 
 def has_foreach_lerp() -> bool:
-    """Whether one kernel moves tensors in place, however many values they have."""
+    """Whether torch can move lists of tensors in place without temporary copies."""
     return _HAS_FOREACH_LERP
 
 
@@ -32,7 +32,7 @@ def lerp_(shadows: List[Tensor], towards: List[Tensor], weight: float) -> None:
     elif _HAS_FOREACH_LERP:
         torch._foreach_lerp_(shadows, towards, weight)
     elif weight < 0.5:
-        # What `lerp_` computes, which before torch 2 is not vectorized.
+        # The same formula as `lerp_`, which is not vectorized before torch 2.
         torch._foreach_add_(shadows, torch._foreach_sub(towards, shadows), alpha=weight)
     else:
         for shadow, value in zip(shadows, towards):
@@ -40,7 +40,10 @@ def lerp_(shadows: List[Tensor], towards: List[Tensor], weight: float) -> None:
 
 
 def lerp_with_infinities_(shadows: List[Tensor], towards: List[Tensor], weight: float) -> None:
-    """The same, but an infinity that stays is no NaN: `inf + weight * (inf - inf)` would be."""
+    """
+    As `lerp_`, for tensors with infinities. An infinity that both have stays, where `lerp_` gives
+    NaN, because `inf - inf` is NaN.
+    """
     for shadow, value in zip(shadows, towards):
         moved = shadow.lerp(value, weight)
         mixed = shadow * (1.0 - weight) + value * weight
@@ -49,8 +52,8 @@ def lerp_with_infinities_(shadows: List[Tensor], towards: List[Tensor], weight: 
 
 def not_finite(tensors: Sequence[Tensor]) -> FrozenSet[int]:
     """
-    The positions of tensors with a value that is not finite, or whose sum is not. Each device is
-    asked once.
+    The positions of the tensors whose sum is not finite: all that have an infinity or NaN, and
+    those whose sum overflows. The results are read once per device, because reading waits for it.
     """
     by_device: Dict[torch.device, List[int]] = {}
     for index, tensor in enumerate(tensors):

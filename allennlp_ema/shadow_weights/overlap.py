@@ -1,6 +1,6 @@
 """
-Updates that run beside what follows them, and are waited for before anything writes to the
-parameters: on a CUDA stream of their own, and what the host does on a thread.
+Passes that run in the background: on a CUDA stream of their own, and on a thread for the work of
+the host. Optimizers wait for them before they write to the parameters.
 """
 
 import functools
@@ -13,17 +13,17 @@ import torch
 from allennlp_ema.shadow_weights.passes import Pass
 
 
-class Overlap:
+class BackgroundPass:
     """
-    A pass that is under way.
+    A pass that starts at once and runs in the background.
 
     # Parameters
 
     current : `Pass`
     weights : `Sequence[float]`
-        One for each member.
+        One weight for each member.
     device : `torch.device`
-        Of the sources.
+        The device of the sources.
     """
 
     def __init__(self, current: Pass, weights: Sequence[float], device: torch.device) -> None:
@@ -33,7 +33,7 @@ class Overlap:
         self._future: Optional[Future] = None
         if device.type == "cuda":
             stream = _stream(device)
-            # After what has led to the present values.
+            # The pass must read the sources only after the work that computes them.
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 has_host_part = current.run(weights)
@@ -43,14 +43,14 @@ class Overlap:
         else:
             self._future = _thread().submit(current.run, weights)
         _wait_before_steps()
-        _under_way.add(self)
+        _running.add(self)
 
     def flush(self) -> None:
         """
-        Returns when what is asked for from now on comes after the pass. What was raised in it is
-        raised here, once.
+        Waits for the pass: later work on the current stream and thread runs after it. An exception
+        from the pass is raised here, once.
         """
-        _under_way.discard(self)
+        _running.discard(self)
         if self._event is not None:
             torch.cuda.current_stream(self._device).wait_event(self._event)
         future, self._future = self._future, None
@@ -58,8 +58,8 @@ class Overlap:
             future.result()
 
 
-class HostPart:
-    """What a pass has left to the host, on a thread: the main one has other things to do."""
+class BackgroundFlush:
+    """The part of a pass that runs on the host, in a thread, so that the main thread can go on."""
 
     def __init__(self, current: Pass) -> None:
         self._future: Optional[Future] = _thread().submit(current.flush)
@@ -70,14 +70,14 @@ class HostPart:
             future.result()
 
 
-_under_way: Set[Overlap] = set()
+_running: Set[BackgroundPass] = set()
 _register_hook: Optional[Callable[..., Any]] = getattr(
     importlib.import_module("torch.optim.optimizer"), "register_optimizer_step_pre_hook", None
 )
 
 
 def can_overlap() -> bool:
-    """Whether torch tells of the steps of optimizers before they write (2.0 and later)."""
+    """Whether torch has a hook that is called before an optimizer's step (2.0 and later)."""
     return _register_hook is not None
 
 
@@ -94,8 +94,8 @@ def _stream(device: torch.device) -> Any:
 @functools.lru_cache(maxsize=None)
 def _wait_before_steps() -> None:
     def wait(*arguments: Any) -> None:
-        for overlap in list(_under_way):
-            overlap.flush()
+        for background_pass in list(_running):
+            background_pass.flush()
 
     assert _register_hook is not None
     _register_hook(wait)

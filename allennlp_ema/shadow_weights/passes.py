@@ -1,5 +1,5 @@
 """
-One pass over tensors that moves the shadows of several members towards them, prepared once.
+A pass: it moves the shadows of several members towards their sources. It is prepared only once.
 """
 
 from typing import AbstractSet, Dict, List, Optional, Sequence, Tuple
@@ -20,15 +20,15 @@ from allennlp_ema.shadow_weights.sharded import memory_of
 
 class Member:
     """
-    What a pass moves: shadows, and the tensors that they move towards.
+    The shadows that a pass moves, and the source tensors that they move towards.
 
     # Parameters
 
     sources : `Sequence[Tensor]`
     shadows : `Sequence[Tensor]`
-        One for each source, of its shape.
+        One for each source, with the same shape.
     infinite : `AbstractSet[int]`
-        The positions of shadows in which there is a value that is not finite.
+        The positions of the shadows that hold a value that is not finite.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Pass:
     # Parameters
 
     members : `Sequence[Member]`
-        Sources that several of them share are read once.
+        If several members share a source, the pass reads it once.
     memories : `Sequence[object]`, optional (default = `()`)
-        Where the sources are that may be other tensors at the next update: see `memory_of`.
+        The results of `memory_of` for sources that may be other tensors at the next update.
     """
 
     def __init__(self, members: Sequence[Member], memories: Sequence[object] = ()) -> None:
@@ -57,7 +57,7 @@ class Pass:
             for index, (source, shadow) in enumerate(zip(member.sources, member.shadows)):
                 has_infinities = any(index in each.infinite for each in members)
                 key: object = (memory_of(source), shadow.device)
-                # Parameters that were tied after they had got a shadow each.
+                # Parameters that were tied later share memory, but have a shadow each.
                 while key in rows and number in rows[key][1]:
                     key = (key, number)
                 rows.setdefault(key, (source, {}, has_infinities))[1][number] = shadow
@@ -81,24 +81,24 @@ class Pass:
 
     def is_stale(self, infinite: Sequence[AbstractSet[int]], memories: Sequence[object]) -> bool:
         """
-        Whether a source has another form or place by now than it had when this was prepared, or the
-        members have other infinities.
+        Whether the pass has to be prepared again, because the form or the memory of a source has
+        changed, or because other shadows have infinities.
         """
         if infinite != self._infinite or memories != self._memories:
             return True
         return any([group.is_stale() for group in self._groups])
 
     def run(self, weights: Sequence[float]) -> bool:
-        """Moves the shadows. Returns whether a part of it is left to `flush`."""
-        # It is `no_grad` with less work at each tensor, which counts in small models.
+        """Moves the shadows. Returns whether `flush` has to finish the pass."""
+        # Inference mode has less overhead per tensor than `no_grad`, which matters in small models.
         with torch.inference_mode():
             for group in self._groups:
                 if group.staged is None:
                     group.lerp(weights)
                 else:
                     group.stage()
-                    # The copy to the host is on its way; what it needs there is done when it is
-                    # needed, so that neither side waits for the other.
+                    # The copy to the host is still running. `flush` does the host's work later, so
+                    # that neither host nor device waits now.
                     self._deferred = weights
         return self._deferred is not None
 
@@ -114,11 +114,11 @@ class Pass:
 
 class _Group:
     """
-    Sources of one device and dtype, and the shadows of the members that follow them.
+    Sources of one device and dtype, and the shadows that follow them.
 
-    members : positions of the members, for their weights
-    sources : one for each tensor
-    shadows : for each tensor one for each member, all on one device
+    members : the positions of the members in the pass, which are those of their weights
+    sources : the source tensors
+    shadows : for each source one shadow for each member, all on one device
     """
 
     def __init__(
@@ -144,13 +144,13 @@ class _Group:
             or not has_foreach_lerp()
             or has_infinities
         )
-        # Without blocks the sources are the parameters themselves, wherever their data is moved.
+        # Without blocks the pass reads the sources themselves, so their data may move in memory.
         self._is_direct = self.staged is None and not needs_blocks
         if not self._is_direct:
             sources = [source.detach() for source in sources]
         rows = [[source, *row] for source, row in zip(sources, shadows)]
         blocks = list(blocks_of(rows)) if needs_blocks else [[list(each) for each in zip(*rows)]]
-        # What follows are columns: lists with an entry, the tensors, for each block.
+        # Each of the following columns has, for each block, the list of its tensors.
         self._block_sources, *shadow_columns = (list(column) for column in zip(*blocks))
         towards = {first_source.dtype: self._block_sources}
         for shadow in first_shadows:
@@ -167,13 +167,13 @@ class _Group:
             return True
         if self._is_direct:
             return False
-        # Blocks were cut from where the sources were.
+        # The blocks are views of the memory that the sources had.
         return self._addresses != [source.data_ptr() for source in self._sources]
 
     def stage(self) -> None:
         copy_(self._staging, self._sources, non_blocking=True)
         assert self.staged is not None
-        # Not on the current device's stream, which may be another device's.
+        # The sources' device may not be the current device, so its stream is named.
         self.staged.record(torch.cuda.current_stream(self._sources[0].device))
 
     def lerp(self, weights: Sequence[float]) -> None:
@@ -188,8 +188,8 @@ class _Group:
 
 
 def new_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A copy of `tensor`, in pinned memory if it is that of a CUDA tensor on the CPU."""
-    # Within inference mode too it has to be a tensor that can be changed outside of it.
+    """A copy of `tensor`. A CPU copy of a CUDA tensor is in pinned memory."""
+    # A tensor made in inference mode could not be changed outside of it.
     with torch.inference_mode(False), torch.no_grad():
         copy = torch.empty_like(
             tensor,

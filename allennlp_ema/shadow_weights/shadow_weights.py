@@ -1,5 +1,5 @@
 """
-Shadow weights: a second copy of tensors, one `lerp` towards them, one exact swap with them.
+Shadow weights: a second copy of tensors, with one `lerp` towards them and one exact swap.
 """
 
 from typing import (
@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from allennlp_ema.shadow_weights.kernels import not_finite
-from allennlp_ema.shadow_weights.overlap import HostPart, Overlap, can_overlap
+from allennlp_ema.shadow_weights.overlap import BackgroundFlush, BackgroundPass, can_overlap
 from allennlp_ema.shadow_weights.passes import Member, Pass, new_like
 from allennlp_ema.shadow_weights.sharded import (
     GatheringModules,
-    in_form_of,
     is_plain,
+    local_values,
+    local_values_for,
     memory_of,
-    own_values,
-    own_values_for,
+    wrapped_like,
 )
 from allennlp_ema.shadow_weights.swap import Swap
 
@@ -36,24 +36,25 @@ NamedTensor = Tuple[str, Tensor]
 
 class ShadowWeights:
     """
-    A second copy of named tensors (the parameters), which moves towards them or changes places with
-    them.
+    A second copy (the shadows) of named tensors (the parameters). Updates move the shadows towards
+    the parameters. `assign` gives the shadows' values to the parameters, and `restore` gives the
+    parameters their raw values again.
 
     # Parameters
 
     named_parameters : `Iterable[Tuple[str, Tensor]]`
-        The tensors to shadow, of any shape, device and floating or complex dtype. Names of the same
-        memory (tied parameters) share one shadow. Of a `DTensor` each process shadows its part.
+        The tensors to shadow, of any shape, device and floating or complex dtype. Tied parameters
+        (names of the same memory) share one shadow. For a `DTensor` each process shadows its local
+        shard.
     dtype : `torch.dtype`, optional (default = `None`)
         The shadows' dtype. `None` means float32 for half-precision tensors, else the tensor's own.
     device : `torch.device`, optional (default = `None`)
-        The shadows' device. `None` means beside the tensor. Shadows of CUDA tensors that are kept
-        on the CPU are in pinned memory.
+        The shadows' device. `None` means the tensor's own. CPU shadows of CUDA tensors are pinned.
     keep_dtype : `bool`, optional (default = `False`)
-        Each shadow has its tensor's own dtype: for copies rather than averages.
+        Whether each shadow has its tensor's own dtype. For exact copies rather than averages.
     overlaps : `bool`, optional (default = `False`)
-        An update runs beside what follows it, and is waited for before an optimizer takes a step
-        and before the shadows are asked for. Nothing else may write to the tensors meanwhile.
+        Whether updates run in the background. An optimizer's step and every access to the shadows
+        wait for the update. Nothing else may write to the tensors before `wait`.
     """
 
     def __init__(
@@ -66,14 +67,14 @@ class ShadowWeights:
     ) -> None:
         self.overlaps = overlaps
         self.parameters: List[Tensor] = []
-        # Shadows of other tensors, which move with these and change places with them.
+        # Shadows of other tensors, which are updated and swapped together with these.
         self.followers: List[ShadowWeights] = []
         self._options: Dict[str, Any] = {"dtype": dtype, "device": device, "keep_dtype": keep_dtype}
         self._index: Dict[str, int] = {}
         self._named: List[NamedTensor] = []
         seen: Dict[object, int] = {}
         for name, parameter in named_parameters:
-            # Exchanging the values of tied parameters twice would undo the exchange.
+            # A second swap of tied parameters would undo the first.
             index = seen.setdefault(memory_of(parameter), len(self.parameters))
             if index == len(self.parameters):
                 self.parameters.append(parameter)
@@ -87,12 +88,12 @@ class ShadowWeights:
                 own.dtype if keep_dtype else _shadow_dtype(own, dtype),
                 own.device if device is None else device,
             )
-            for own in self.own_values
+            for own in self.local_values
         ]
         self._swap: Optional[Swap] = None
         self._passes: Dict[Tuple[ShadowWeights, ...], Pass] = {}
-        self._pending: Union[Overlap, HostPart, None] = None
-        # Which shadows have values that are not finite, `None` when it is not known.
+        self._pending: Union[BackgroundPass, BackgroundFlush, None] = None
+        # The positions of shadows with values that are not finite. `None` if they are not known.
         self._infinite: Optional[FrozenSet[int]] = None
 
     def add_follower(self, named_tensors: Iterable[NamedTensor]) -> "ShadowWeights":
@@ -100,8 +101,8 @@ class ShadowWeights:
         # Returns
 
         follower : `ShadowWeights`
-            Shadows of other tensors: they get each `update` and `lerp` with the same weight, are
-            assigned and restored with these, and have names and values of their own.
+            Shadows of other tensors. Each `update` and `lerp` moves them with the same weight, and
+            they are assigned and restored together with these. Their names and values are separate.
         """
         follower = ShadowWeights(named_tensors, **self._options)
         self.followers.append(follower)
@@ -113,12 +114,12 @@ class ShadowWeights:
         return self._swap is not None
 
     @property
-    def own_values(self) -> List[Tensor]:
-        """What the shadows follow: the parameters' real values that are in this process."""
+    def local_values(self) -> List[Tensor]:
+        """The values that the shadows follow: for each parameter its `local_values`."""
         if self._is_plain:
             return self.parameters
-        # A sharded parameter may have got another tensor for its part.
-        return [own_values(parameter) for parameter in self.parameters]
+        # The local tensor of a sharded parameter may be replaced, so it is looked up each time.
+        return [local_values(parameter) for parameter in self.parameters]
 
     @property
     def num_values(self) -> int:
@@ -132,11 +133,11 @@ class ShadowWeights:
 
     @property
     def names(self) -> List[str]:
-        """The parameters' names, in the order in which they were given."""
+        """The parameters' names, in the order of the constructor's argument."""
         return list(self._index)
 
     def name_of(self, parameter: Tensor) -> Optional[str]:
-        """The (first) name of `parameter`, `None` if it has no shadow."""
+        """The (first) name of `parameter`. `None` if it has no shadow."""
         return next((name for name, each in self._named if each is parameter), None)
 
     def values(self) -> Dict[str, Tensor]:
@@ -144,8 +145,8 @@ class ShadowWeights:
         # Returns
 
         values : `Dict[str, Tensor]`
-            What the shadows hold, by name and never a copy. While it is assigned to parameters of
-            the same dtype, these are the parameters' own tensors.
+            The shadows' values by name, without a copy. While they are assigned to parameters of
+            the same dtype, these are the parameters' tensors.
         """
         self.wait()
         return self._by_name([self._place(index) for index in range(len(self.shadows))])
@@ -155,31 +156,32 @@ class ShadowWeights:
         # Returns
 
         values : `Dict[str, Tensor]`
-            The parameters' own values, by name and never a copy, wherever they are at present.
+            The parameters' raw values by name, without a copy. While the shadows' values are
+            assigned, the raw values are elsewhere, in the shadows for example.
         """
         if self._swap is None:
-            return self._by_name([own.detach() for own in self.own_values])
+            return self._by_name([own.detach() for own in self.local_values])
         return self._by_name(list(map(self._swap.raw, range(len(self.shadows)))))
 
     def load(self, values: Dict[str, Tensor]) -> None:
-        """Copies `values`, one for each name, to where the shadows' values are at present."""
+        """Copies `values`, one for each name, into the shadows, and into assigned parameters."""
         self.wait()
         self._infinite = None
         with torch.no_grad():
             for name, index in self._index.items():
                 parameter = self.parameters[index]
-                value = own_values_for(parameter, values[name])
+                value = local_values_for(parameter, values[name])
                 self._place(index).copy_(value)
                 if self.is_assigned:
-                    own_values(parameter).copy_(value)
+                    local_values(parameter).copy_(value)
 
     def lerp(self, other: "ShadowWeights", weight: float) -> None:
         """
-        `shadow += weight * (other - shadow)`, towards other shadows of the same parameters.
+        `shadow += weight * (other - shadow)`, for other shadows of the same parameters.
         """
         for shadow_weights in (self, other):
             shadow_weights.wait()
-        # What is not finite stays what it is, without a look at all values.
+        # All shadows are treated as if they had infinities, to save the search for them.
         everything = frozenset(range(len(self.shadows)))
         self._infinite = None
         Pass([Member(other.shadows, self.shadows, everything)]).run([weight])
@@ -188,17 +190,17 @@ class ShadowWeights:
 
     def assign(self, names: Optional[Collection[str]] = None) -> None:
         """
-        Gives the parameters of these names the shadows' values, or all of them with the followers.
-        If anything is raised, the parameters have their own values again.
+        Gives the shadows' values to the parameters of these names, or to all parameters and those
+        of the followers. If an exception is raised, all parameters have their raw values again.
         """
         assert self._swap is None
         self._gathering_modules.reshard(self.parameters)
-        # Before anything is changed: exchanged by half, raw weights would be lost.
+        # A wrong shape has to be found before the swap, because half a swap would lose raw weights.
         self.check_shapes()
         self.wait()
         try:
             chosen = {self._index[name] for name in (self._index if names is None else names)}
-            self._swap = Swap(self.own_values, self.shadows, chosen)
+            self._swap = Swap(self.local_values, self.shadows, chosen)
             self._swap.assign()
             for follower in self.followers if names is None else []:
                 follower.assign()
@@ -207,7 +209,7 @@ class ShadowWeights:
             raise
 
     def restore(self) -> None:
-        """Gives the parameters their own values again, bit for bit, whatever is raised in it."""
+        """Gives the parameters their raw values again, bit for bit, even if it is interrupted."""
         assert self._swap is not None
         self._gathering_modules.reshard(self.parameters)
         try:
@@ -220,13 +222,13 @@ class ShadowWeights:
         for follower in reversed(self.followers):
             follower._restore()
         if self._swap is not None:
-            self._swap.parameters = self.own_values
+            self._swap.parameters = self.local_values
             self._swap.restore()
             self._swap = None
 
     def keep_assigned(self) -> None:
         """
-        Makes the assigned values the parameters' own ones: nothing is left to restore.
+        Makes the assigned values the parameters' raw values, so that nothing is left to restore.
         """
         assert self._swap is not None
         for index, shadow in enumerate(self.shadows):
@@ -242,26 +244,26 @@ class ShadowWeights:
         """
         # Raises
 
-        `RuntimeError` : naming the parameter, if one has another shape than its shadow.
+        `RuntimeError` : naming the parameter, if a parameter and its shadow differ in shape.
         """
-        own_values = self.own_values
+        local_values = self.local_values
         for name, index in self._index.items():
-            if own_values[index].shape != self.shadows[index].shape:
+            if local_values[index].shape != self.shadows[index].shape:
                 raise RuntimeError(
-                    f'"{name}" has shape {tuple(own_values[index].shape)} by now, but its '
+                    f'"{name}" has shape {tuple(local_values[index].shape)} by now, but its '
                     f"average has {tuple(self.shadows[index].shape)}: build the average again "
                     "after a parameter was resized"
                 )
 
     def _place(self, index: int) -> Tensor:
         if self._swap is not None and self._swap.is_exchanged(index):
-            return own_values(self.parameters[index])
+            return local_values(self.parameters[index])
         return self.shadows[index]
 
     def _infinite_before(self, weight: float) -> FrozenSet[int]:
-        """The positions of shadows with values that are not finite, if `weight` has to know."""
+        """The positions of shadows with infinities or NaN, if a `lerp` has to know them."""
         if weight == 1.0:
-            # It copies, whatever the values are.
+            # A copy may bring or remove infinities.
             self._infinite = None
         elif weight and self._infinite is None:
             self._infinite = not_finite(self.shadows)
@@ -269,35 +271,35 @@ class ShadowWeights:
 
     def _by_name(self, places: Sequence[Tensor]) -> Dict[str, Tensor]:
         if not self._is_plain:
-            places = list(map(in_form_of, self.parameters, places))
+            places = list(map(wrapped_like, self.parameters, places))
         return {name: places[index] for name, index in self._index.items()}
 
     def wait(self) -> None:
-        """Waits for an update that is under way. What was raised in it is raised here."""
+        """Waits for an update in the background. An exception from the update is raised here."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.flush()
 
     def __getstate__(self) -> Dict[str, Any]:
-        # What was prepared from these tensors is no part of a copy.
+        # Prepared passes hold views of these tensors, so a copy has to prepare its own.
         self.wait()
         return {**vars(self), "_passes": {}}
 
 
 def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) -> None:
     """
-    `shadow += weight * (parameter - shadow)`, for several shadow weights in one pass over the
-    parameters that they share.
+    `shadow += weight * (parameter - shadow)`, for several shadow weights in one pass. Parameters
+    that they share are read once.
 
     # Parameters
 
     shadow_weights : `Sequence[ShadowWeights]`
     weights : `Sequence[float]`
-        One for each, within [0, 1]. A weight of 1 copies; one of 0 leaves the shadows alone.
+        One weight for each, within [0, 1]. 1 copies the parameters; 0 leaves the shadows alone.
 
     # Raises
 
-    `RuntimeError` : naming the parameter, if one has another shape than its shadow. Nothing is
+    `RuntimeError` : naming the parameter, if a parameter and its shadow differ in shape. Nothing is
         changed then.
     """
     moved: List[ShadowWeights] = []
@@ -311,26 +313,27 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
     for each in moved:
         each.wait()
     infinite = [each._infinite_before(weight) for each, weight in zip(moved, moved_by)]
-    # Sharded and complex tensors have other tensors for their own values each time.
+    # Sharded and complex parameters give new tensors for their local values each time.
     memories = [
-        memory_of(source) for each in moved if not each._is_plain for source in each.own_values
+        memory_of(source) for each in moved if not each._is_plain for source in each.local_values
     ]
-    # The first one keeps the pass, with the others as its key. As a part of the key, it would be in
-    # a cycle that holds on to all shadows until the garbage is collected.
+    # The key leaves out the owner of the cache: a reference cycle would keep all shadows in memory
+    # until the garbage collector runs.
     passes, key = moved[0]._passes, tuple(moved[1:])
     current = passes.get(key)
     if current is None or current.is_stale(infinite, memories):
         for each in moved:
             each.check_shapes()
         members = [
-            Member(each.own_values, each.shadows, indices) for each, indices in zip(moved, infinite)
+            Member(each.local_values, each.shadows, indices)
+            for each, indices in zip(moved, infinite)
         ]
         current = passes[key] = Pass(members, memories)
-    # What follows may write to buffers, in a forward pass.
+    # Followers do not overlap, because the next forward pass may write to buffers.
     if all(each.overlaps for each in moved) and can_overlap():
-        pending: Any = Overlap(current, moved_by, moved[0].own_values[0].device)
+        pending: Any = BackgroundPass(current, moved_by, moved[0].local_values[0].device)
     else:
-        pending = HostPart(current) if current.run(moved_by) else None
+        pending = BackgroundFlush(current) if current.run(moved_by) else None
     for each in moved:
         each._pending = pending
 

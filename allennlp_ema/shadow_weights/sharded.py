@@ -1,5 +1,5 @@
 """
-Where the values of a tensor are: plain, complex, or sharded over several processes.
+The local values of a tensor, which may be plain, complex, or sharded over several processes.
 """
 
 import dataclasses
@@ -14,52 +14,53 @@ from torch.nn.parameter import is_lazy
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether `own_values(tensor)` is the tensor itself."""
+    """Whether `tensor` is neither complex nor sharded, so that it needs no `local_values`."""
     return not (_is_sharded(tensor) or tensor.is_complex())
 
 
 def local_part(tensor: Any) -> Tensor:
-    """The tensor itself, or of a `DTensor` the part that is in this process; never a copy."""
+    """The local shard of a `DTensor`, or else the tensor itself. It is never a copy."""
     part: Tensor = tensor
     if _is_sharded(tensor):
-        # With gradients there would be a node of autograd between the two.
+        # With gradients enabled, `to_local` would add a node to the autograd graph.
         with torch.no_grad():
             part = tensor.to_local()
     return part
 
 
-def own_values(tensor: Tensor) -> Tensor:
+def local_values(tensor: Tensor) -> Tensor:
     """
-    The real values of `tensor` that are in this process, never a copy. A complex tensor has two for
-    each of its values, in a last dimension.
+    The real values of `tensor` that are in this process, without a copy. For a complex tensor the
+    real and the imaginary parts are in an additional last dimension.
     """
-    # Not `detach`, whose version is the tensor's: a graph can go on backwards after a swap.
+    # `detach` would share the version counter, and then backward would fail after a swap.
     local = local_part(tensor).data
     return torch.view_as_real(local) if local.is_complex() else local
 
 
-def in_form_of(parameter: Tensor, values: Tensor) -> Tensor:
+def wrapped_like(parameter: Tensor, values: Tensor) -> Tensor:
     """
-    The inverse of `own_values`, never a copy: a `DTensor` of the placements of `parameter` if that
-    is one, complex if that is.
+    The inverse of `local_values`, without a copy. The result is a `DTensor` with the placements of
+    `parameter` if `parameter` is a `DTensor`, and complex if `parameter` is complex.
     """
     if is_plain(parameter):
         return values
-    # What is made in inference mode is of no use outside.
+    # A tensor made in inference mode could not be changed outside of it.
     with torch.inference_mode(False), torch.no_grad():
         if parameter.is_complex():
             values = torch.view_as_complex(values)
-        return _wrapped(parameter, values) if _is_sharded(parameter) else values
+        return _as_dtensor(parameter, values) if _is_sharded(parameter) else values
 
 
-def own_values_for(parameter: Any, value: Any) -> Tensor:
+def local_values_for(parameter: Any, value: Any) -> Tensor:
     """
-    Of `value`, which may be whole or in shards of any placements, the values that belong to
-    `own_values(parameter)`. Only placements other than the parameter's take communication.
+    The values in `value` that correspond to `local_values(parameter)`. `value` may be whole or a
+    `DTensor` of any placements. Processes communicate only if its placements are not those of
+    `parameter`.
     """
     with torch.no_grad():
         if not _is_sharded(parameter):
-            return own_values(value.full_tensor() if _is_sharded(value) else value)
+            return local_values(value.full_tensor() if _is_sharded(value) else value)
         mesh, placements = parameter.device_mesh, parameter.placements
         if not _is_sharded(value):
             from torch.distributed.tensor import Replicate
@@ -68,13 +69,13 @@ def own_values_for(parameter: Any, value: Any) -> Tensor:
             value = type(parameter).from_local(value, mesh, everywhere, run_check=False)
         if (value.device_mesh, value.placements) != (mesh, placements):
             value = value.redistribute(mesh, placements)
-        return own_values(value)
+        return local_values(value)
 
 
 def memory_of(tensor: Tensor) -> object:
-    """What two tensors have in common if and only if they are the same values in memory."""
+    """A key that is equal for two tensors if and only if they are the same values in memory."""
     local = local_part(tensor)
-    # A tensor without an address is no other's.
+    # Tensors without an address share no memory, so each has its own key.
     if local.numel() == 0 or local.data_ptr() == 0:
         return id(tensor)
     return (local.device, local.data_ptr(), local.dtype, local.shape, local.stride())
@@ -85,7 +86,8 @@ def obstacle(named_parameters: Sequence[Tuple[str, Tensor]]) -> Optional[str]:
     # Returns
 
     obstacle : `Optional[str]`
-        The first parameter that cannot be averaged, why, and what to do; `None` if all can be.
+        The first parameter that cannot be averaged, the reason, and what to do. `None` if all can
+        be averaged.
     """
     gathered = {id(parameter) for parameter in _gathered_parameters()}
     for name, parameter in named_parameters:
@@ -129,11 +131,11 @@ def _obstacle(parameter: Tensor) -> Optional[str]:
 
 class GatheringModules:
     """
-    The modules that gather sharded parameters, by FSDP2 or FairScale. They may keep what they have
-    gathered for the next forward pass, where other values of the shards would not be seen.
+    The modules that gather sharded parameters, of FSDP2 or FairScale. They may keep gathered
+    parameters for the next forward pass, which would then not see new values of the shards.
 
-    They are looked for when they are needed, because a parameter does not know them. A copy looks
-    for its own.
+    A parameter has no reference to its module, so the modules are searched for when they are needed
+    first. A copy of this object searches again.
     """
 
     def __init__(self) -> None:
@@ -144,11 +146,11 @@ class GatheringModules:
 
     def reshard(self, parameters: Sequence[Tensor]) -> None:
         """
-        Lets go what was gathered of `parameters`, the same ones at each call.
+        Frees gathered copies of `parameters`. Each call has to have the same parameters.
 
         # Raises
 
-        `RuntimeError` : if they were sharded in a way in which this cannot be done.
+        `RuntimeError` : if `FullyShardedDataParallel` has flattened a parameter.
         """
         if self._modules is None:
             self._modules = [weakref.ref(module) for module in _modules_that_gather(parameters)]
@@ -157,7 +159,7 @@ class GatheringModules:
             if hasattr(module, "reshard"):
                 module.reshard()
                 if not all(map(_is_sharded, module.parameters())):
-                    # It does nothing after a forward pass that was broken off. This does.
+                    # After an interrupted forward pass only `state_dict` reshards.
                     module.state_dict()
             elif module is not None and module.has_full_params:
                 module._free_full_params()
@@ -171,7 +173,7 @@ def _modules_that_gather(parameters: Sequence[Tensor]) -> Iterator[torch.nn.Modu
         for module in _fsdp_modules():
             if any(id(param.sharded_param) in ours for param in _fsdp_params(module)):
                 yield module
-    # FairScale's mark.
+    # FairScale sets this attribute on its parameters.
     if any(hasattr(parameter, "_is_sharded") for parameter in parameters):
         for module in _instances_of(sys.modules["fairscale.nn"].FullyShardedDataParallel):
             if any(id(parameter) in ours for parameter in module.params):
@@ -187,8 +189,8 @@ def _gathered_parameters() -> Iterator[Tensor]:
 
 def _fsdp_modules() -> List[Any]:
     cls = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
-    # `fully_shard` makes a subclass for each kind of module, and needs other processes. Where there
-    # is none of either, nothing is to be found by a search that may take a second.
+    # `fully_shard` makes a subclass for each kind of module and needs a process group. Without both
+    # there are no such modules, and the search, which may take a second, is skipped.
     if cls is None or not cls.__subclasses__() or not torch.distributed.is_initialized():
         return []
     return _instances_of(cls)
@@ -199,18 +201,18 @@ def _instances_of(cls: Any) -> List[Any]:
 
 
 def _fsdp_params(module: Any) -> List[Any]:
-    """What an `FSDPModule` knows of each parameter that it gathers."""
+    """The records of an `FSDPModule` of the parameters that it gathers."""
     state = module._get_fsdp_state()
     if hasattr(state, "_fsdp_param_groups"):
         groups = state._fsdp_param_groups
     else:
-        # Before torch 2.12.
+        # torch before 2.12 has one group.
         groups = [state._fsdp_param_group]
     return [param for group in groups if group is not None for param in group.fsdp_params]
 
 
 def _is_sharded(tensor: Tensor) -> bool:
-    # Of a `DTensor`, which not every torch has.
+    # Not every supported torch has `DTensor`, so its method identifies it.
     return hasattr(tensor, "to_local")
 
 
@@ -223,9 +225,9 @@ def _is_flattened(parameter: Tensor) -> bool:
     )
 
 
-def _wrapped(parameter: Any, local: Tensor) -> Tensor:
+def _as_dtensor(parameter: Any, local: Tensor) -> Tensor:
     meta = parameter._spec.tensor_meta._replace(dtype=local.dtype)
     spec = dataclasses.replace(parameter._spec, tensor_meta=meta)
-    # `from_local` would copy what is on another device than the mesh, as with CPU offloading.
+    # With CPU offloading, `from_local` would copy the local tensor to the device of the mesh.
     wrapped: Tensor = type(parameter)(local, spec, requires_grad=False)
     return wrapped

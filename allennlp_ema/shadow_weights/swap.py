@@ -1,5 +1,5 @@
 """
-The exchange of values between parameters and shadows, whole or undone whatever is raised in it.
+The swap of values between parameters and shadows. An exception leaves it complete or undone.
 """
 
 from typing import Any, Collection, Dict, List, Optional, Sequence, Set
@@ -9,25 +9,32 @@ from torch import Tensor
 from allennlp_ema.shadow_weights.blocks import blocks_of, scratch_for
 from allennlp_ema.shadow_weights.kernels import copy_
 
-# What a block is about to do, or has done. Each step can be done a second time, so that one that
-# was interrupted is taken up again from where it is.
-_RAW, _FILLING, _KEEPING, _FILLED, _EMPTYING, _GIVING_BACK = range(6)
+# How far the swap of a block has come. Each step can be repeated, so that `restore` can continue
+# from a step that was interrupted.
+(
+    _RAW,
+    _ASSIGNING_PARAMETERS,
+    _ASSIGNING_SHADOWS,
+    _SWAPPED,
+    _RESTORING_PARAMETERS,
+    _RESTORING_SHADOWS,
+) = range(6)
 
 
 class Swap:
     """
-    Parameters that hold the values of shadows, and where their own values are meanwhile. A
-    parameter and a shadow of one dtype change places through a small scratch; elsewhere, and for
-    parameters that share a part of their memory, the parameter's own value is set aside.
+    Gives the shadows' values to the parameters, and keeps the parameters' raw values meanwhile. A
+    parameter and a shadow of the same dtype are exchanged through a small scratch buffer. If the
+    dtypes differ, or if parameters share a part of their memory, the raw value is copied instead.
 
-    Nothing is allocated once values begin to move, and each block knows how far it has come: after
-    an exception (Ctrl-C, say) `restore` brings the parameters' own values from wherever they are.
+    No memory is allocated after the first value has moved, and each block records how far it has
+    come. So `restore` recovers the raw values after any exception, Ctrl-C for example.
 
     # Parameters
 
     parameters : `Sequence[Tensor]`
     shadows : `Sequence[Tensor]`
-        One for each parameter, of its shape.
+        One for each parameter, with the same shape.
     chosen : `Collection[int]`
         The positions of the parameters that take part.
     """
@@ -35,11 +42,11 @@ class Swap:
     def __init__(
         self, parameters: Sequence[Tensor], shadows: Sequence[Tensor], chosen: Collection[int]
     ) -> None:
-        #: A copy is given its own.
+        #: `ShadowWeights` sets these again before `restore`, because a copy has its own parameters.
         self.parameters = parameters
         self._shadows = shadows
         overlapping = _overlapping(parameters)
-        # Where the values of the chosen parameters are while the shadows' are assigned.
+        # The tensors that hold the raw values while the shadows' values are assigned.
         self._raw: Dict[int, Tensor] = {
             index: shadows[index]
             if shadows[index].dtype == parameters[index].dtype and index not in overlapping
@@ -49,16 +56,17 @@ class Swap:
         self._blocks: Optional[List[_Block]] = self._cut()
 
     def is_exchanged(self, index: int) -> bool:
-        """Whether parameter and shadow `index` have changed places."""
+        """Whether parameter `index` is exchanged with its shadow, and not copied."""
         return self._raw.get(index) is self._shadows[index]
 
     def raw(self, index: int) -> Tensor:
-        """Where the own value of parameter `index` is at present."""
+        """The tensor that holds the raw value of parameter `index` at present."""
         return self._raw.get(index, self.parameters[index].detach())
 
     def assign(self) -> None:
         """Gives the parameters the shadows' values."""
-        # Nothing here asks for a gradient, and a context that an interrupt leaves open would last.
+        # No tensor here requires a gradient, so `no_grad` is not needed. An interrupt could leave
+        # that context open.
         for block in self._all_blocks():
             block.assign()
         for index in self._raw:
@@ -66,8 +74,8 @@ class Swap:
                 self.parameters[index].data.copy_(self._shadows[index])
 
     def restore(self) -> None:
-        """Gives the parameters their own values again, bit for bit, also halfway through."""
-        # From the end, so that a block that was interrupted is done with the scratch first.
+        """Gives the parameters their raw values again, bit for bit, after half a swap too."""
+        # In reverse order: an interrupted block still needs the shared scratch buffer.
         for block in reversed(self._all_blocks()):
             block.restore()
         for index, raw in self._raw.items():
@@ -76,10 +84,10 @@ class Swap:
 
     def _all_blocks(self) -> List["_Block"]:
         if self._blocks is None:
-            # A copy: the values have changed places in whole.
+            # Only a copy has no blocks, and it is made while the swap is complete.
             self._blocks = self._cut()
             for block in self._blocks:
-                block.step = _FILLED
+                block.step = _SWAPPED
         return self._blocks
 
     def _cut(self) -> List["_Block"]:
@@ -87,24 +95,24 @@ class Swap:
         for index, (parameter, shadow) in enumerate(zip(self.parameters, self._shadows)):
             if self.is_exchanged(index):
                 key = (parameter.dtype, parameter.device, shadow.device)
-                # `data` has a version of its own: a graph in which a parameter was used can go on
-                # backwards when the parameter has its own value again.
+                # `data` has its own version counter, so that backward works after `restore` for a
+                # graph that used the parameter before.
                 groups.setdefault(key, []).append([parameter.data, shadow])
         blocks: List[_Block] = []
         for rows in groups.values():
             columns = list(blocks_of(rows))
             scratch = scratch_for([parameters for parameters, _ in columns], rows[0][0])
-            for (parameters, shadows), room in zip(columns, scratch):
-                blocks.append(_Block(parameters, shadows, room))
+            for (parameters, shadows), block_scratch in zip(columns, scratch):
+                blocks.append(_Block(parameters, shadows, block_scratch))
         return blocks
 
     def __getstate__(self) -> Dict[str, Any]:
-        # Blocks are views, which a copy cuts out of tensors of its own.
+        # Blocks are views of these tensors, so a copy has to make its own.
         return {**vars(self), "_blocks": None}
 
 
 class _Block:
-    """Tensors that change places. `scratch` is shared with the other blocks."""
+    """Tensors to exchange. All blocks share `scratch`."""
 
     def __init__(
         self, parameters: List[Tensor], shadows: List[Tensor], scratch: List[Tensor]
@@ -116,45 +124,45 @@ class _Block:
 
     def assign(self) -> None:
         copy_(self._scratch, self._parameters)
-        self.step = _FILLING
+        self.step = _ASSIGNING_PARAMETERS
         copy_(self._parameters, self._shadows)
-        self.step = _KEEPING
+        self.step = _ASSIGNING_SHADOWS
         copy_(self._shadows, self._scratch)
-        self.step = _FILLED
+        self.step = _SWAPPED
 
     def restore(self) -> None:
-        if self.step == _FILLING:
+        if self.step == _ASSIGNING_PARAMETERS:
             copy_(self._parameters, self._scratch)
             self.step = _RAW
-        if self.step == _KEEPING:
+        if self.step == _ASSIGNING_SHADOWS:
             copy_(self._shadows, self._scratch)
-            self.step = _FILLED
-        if self.step == _FILLED:
+            self.step = _SWAPPED
+        if self.step == _SWAPPED:
             copy_(self._scratch, self._parameters)
-            self.step = _EMPTYING
-        if self.step == _EMPTYING:
+            self.step = _RESTORING_PARAMETERS
+        if self.step == _RESTORING_PARAMETERS:
             copy_(self._parameters, self._shadows)
-            self.step = _GIVING_BACK
-        if self.step == _GIVING_BACK:
+            self.step = _RESTORING_SHADOWS
+        if self.step == _RESTORING_SHADOWS:
             copy_(self._shadows, self._scratch)
             self.step = _RAW
 
 
 def _overlapping(tensors: Sequence[Tensor]) -> Set[int]:
-    """The positions of the tensors whose stretch of memory is not theirs alone."""
+    """The positions of the tensors whose memory range overlaps with that of another tensor."""
     overlapping: Set[int] = set()
-    stretches = []
+    ranges = []
     for index, tensor in enumerate(tensors):
         if tensor.numel():
             length = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride()))
             start = tensor.data_ptr()
             end = start + length * tensor.element_size()
-            stretches.append((str(tensor.device), start, end, index))
-    reaching = ("", 0, 0, 0)
-    for stretch in sorted(stretches):
-        if stretch[0] == reaching[0] and stretch[1] < reaching[2]:
-            overlapping |= {stretch[3], reaching[3]}
-            reaching = max(reaching, stretch, key=lambda each: each[2])
+            ranges.append((str(tensor.device), start, end, index))
+    furthest = ("", 0, 0, 0)
+    for memory_range in sorted(ranges):
+        if memory_range[0] == furthest[0] and memory_range[1] < furthest[2]:
+            overlapping |= {memory_range[3], furthest[3]}
+            furthest = max(furthest, memory_range, key=lambda each: each[2])
         else:
-            reaching = stretch
+            furthest = memory_range
     return overlapping

@@ -1,5 +1,5 @@
 """
-Decay schedules: pure functions from an update count to a decay. No tensors here, and no state.
+Decay schedules: pure functions from an update count to a decay, without tensors or state.
 """
 
 import math
@@ -22,10 +22,10 @@ from allennlp_ema.weighting.relative_width import sigma_rel_to_gamma
 class DecaySchedule(ExplainedFromParams, Registrable):
     """
     A decay as a pure function of the number of updates since the average's `start_step`. In a
-    configuration file it stands in the place of a number: `"decay": {"type": "half_life",
+    configuration a schedule can replace the number: `"decay": {"type": "half_life",
     "half_life": 1000}`.
 
-    A schedule of one's own has one method, `__call__`:
+    A custom schedule defines one method, `__call__`:
 
     ```python
     >>> @DecaySchedule.register("square_root_example")
@@ -54,13 +54,13 @@ class DecaySchedule(ExplainedFromParams, Registrable):
 
     def over(self, num_updates: int, interval: int) -> float:
         """
-        The decay over the `interval` updates that end with `num_updates`: the product of theirs.
-        With it an average that samples every `interval` updates follows the curve, in updates, of
-        one that samples at each.
+        The product of the decays of the `interval` updates that end with `num_updates`. An average
+        that samples every `interval` updates uses it, so that it follows the same curve in updates
+        as an average that samples at every update.
 
         # Raises
 
-        `ConfigurationError` : if the schedule gives what is no decay.
+        `ConfigurationError` : if the schedule returns a value outside [0, 1].
         """
         product = 1.0
         for update in range(max(num_updates - interval, -1) + 1, num_updates + 1):
@@ -72,8 +72,8 @@ class DecaySchedule(ExplainedFromParams, Registrable):
         # Returns
 
         first : `Optional[int]`
-            The first update from which on the decay is what it is at `num_updates`. `None` if it is
-            another until then.
+            The first update from which on the decay has its value at `num_updates`. `None` if the
+            decay still changes at `num_updates`.
         """
         first = num_updates
         while first and self(first - 1) == self(num_updates):
@@ -82,7 +82,7 @@ class DecaySchedule(ExplainedFromParams, Registrable):
 
     def _checked(self, num_updates: int) -> float:
         decay = self(num_updates)
-        # The negation also refuses a NaN. A float is told faster by its own type than by `Real`.
+        # Negated, so that NaN is refused. `float` comes first, because its check is faster.
         if not (isinstance(decay, (float, Real)) and 0.0 <= decay <= 1.0):
             raise ConfigurationError(
                 f'"decay": the schedule {type(self).__name__} gives {decay!r} at update '
@@ -98,7 +98,7 @@ class DecaySchedule(ExplainedFromParams, Registrable):
 @DecaySchedule.register("constant")
 class ConstantDecay(DecaySchedule):
     """
-    The same decay at every update, without the warm-up that a plain number gets from the trainer.
+    The same decay at every update. A plain number has a warm-up in training; this has none.
 
     ```python
     >>> ConstantDecay(0.5)(100)
@@ -127,8 +127,8 @@ class ConstantDecay(DecaySchedule):
 @DecaySchedule.register("half_life")
 class HalfLifeDecay(DecaySchedule):
     """
-    The constant decay `0.5^(1 / half_life)`: after `half_life` updates what was in the average
-    counts half.
+    The constant decay `0.5^(1 / half_life)`: each value's weight in the average halves every
+    `half_life` updates.
 
     ```python
     >>> HalfLifeDecay(2).over(100, interval=2)
@@ -196,14 +196,14 @@ class WarmupDecay(DecaySchedule):
         # Returns
 
         num_updates : `Optional[int]`
-            The first update at which `decay` itself is in force, `None` if there is none.
+            The first update at which the warm-up has reached `decay`. `None` if it never does.
         """
         if self(0) == self.decay:
             return 0
         if self.decay == 1.0:
             return None
         estimate = math.ceil((self.decay * self.denominator - self.numerator) / (1.0 - self.decay))
-        # The quotient is off by one where 1 - decay has lost digits.
+        # The estimate may be off by one, because 1 - decay loses digits for decays close to 1.
         for num_updates in range(max(0, estimate - 2), estimate + 2):
             if self(num_updates) == self.decay:
                 return num_updates
@@ -213,9 +213,9 @@ class WarmupDecay(DecaySchedule):
 @DecaySchedule.register("inverse_power")
 class InversePowerDecay(DecaySchedule):
     """
-    `1 - (1 + n / inv_gamma)^-power` at update `n`, kept within `[min_decay, max_decay]`: the
-    warm-up of timm's `ModelEmaV3` and of `ema-pytorch`, whose defaults these are. (At update 0,
-    which only a later `start_step` has, theirs is 0 also for a higher `min_decay`.)
+    `1 - (1 + n / inv_gamma)^-power` at update `n`, clamped to `[min_decay, max_decay]`: the
+    warm-up of timm's `ModelEmaV3` and of `ema-pytorch`, with their defaults. (Update 0 occurs only
+    with a `start_step` above 0. Their decay is 0 there, even if `min_decay` is higher.)
 
     ```python
     >>> InversePowerDecay(power=0.5)(3)
@@ -257,8 +257,8 @@ class InversePowerDecay(DecaySchedule):
 @DecaySchedule.register("cosine")
 class CosineDecay(DecaySchedule):
     """
-    From `start` to `end` along half a cosine over `num_updates` updates, then `end`: at update `n`
-    `end - (end - start) * (cos(pi * n / num_updates) + 1) / 2`
+    The decay goes from `start` to `end` along half a cosine over `num_updates` updates, and stays
+    at `end`. At update `n` it is `end - (end - start) * (cos(pi * n / num_updates) + 1) / 2`
     (BYOL, Grill et al. 2020, section 3.2, where `end` is 1).
 
     ```python
@@ -297,7 +297,7 @@ class PowerFunctionDecay(DecaySchedule):
     """
     `(1 - 1/n)^(gamma + 1)` at update `n` (Karras et al. 2023, "Analyzing and Improving the
     Training Dynamics of Diffusion Models", eq. 127), and `(1 - k/n)^(gamma + 1)` over `k` updates
-    at once. The average with it weighs update `t` of `T` in proportion to `(t / T)^gamma`.
+    at once. An average with this decay weights update `t` of `T` in proportion to `(t / T)^gamma`.
 
     ```python
     >>> PowerFunctionDecay(gamma=1.0)(2)
@@ -310,8 +310,8 @@ class PowerFunctionDecay(DecaySchedule):
     # Parameters
 
     sigma_rel : `float`, optional (default = `None`)
-        The width of that profile relative to the length of training (its standard deviation),
-        above 0 and below `12^-0.5 = 0.28868`. Exactly one of `sigma_rel` and `gamma` is given.
+        The profile's standard deviation relative to the length of training, above 0 and below
+        `12^-0.5 = 0.28868`. Exactly one of `sigma_rel` and `gamma` is given.
     gamma : `float`, optional (default = `None`)
         The profile's exponent, 0 or more.
     """

@@ -1,5 +1,5 @@
 """
-Durations: a part of a training, in epochs or as a fraction, in the place of a number of updates.
+Durations: epochs or a fraction of a training, given instead of a number of updates.
 """
 
 from typing import Any, Dict, NamedTuple, Optional
@@ -12,13 +12,14 @@ from allennlp_ema.common.from_params import ExplainedFromParams
 
 class TrainingLength(NamedTuple):
     """
-    What a training tells of its length.
+    The length of a training, as far as it is known.
 
     # Parameters
 
     num_updates_per_epoch : `Optional[float]`
-        `None` if nobody knows: a loader without a length.
+        `None` if the data loader has no length.
     num_epochs : `Optional[float]`
+        `None` if it is not known.
     """
 
     num_updates_per_epoch: Optional[float]
@@ -27,7 +28,7 @@ class TrainingLength(NamedTuple):
 
 class Duration(ExplainedFromParams):
     """
-    A number of updates that is not known before the training is: `{"epochs": 2}` or
+    A number of updates that depends on the length of the training: `{"epochs": 2}` or
     `{"fraction": 0.5}` of the whole training.
 
     ```python
@@ -57,7 +58,7 @@ class Duration(ExplainedFromParams):
 
     @property
     def is_of_whole_epochs(self) -> bool:
-        """Whether it ends with an epoch, and so is known by then at the latest."""
+        """Whether the duration ends at the end of an epoch, so that it can be resolved there."""
         return self.epochs is not None and self.epochs == int(self.epochs)
 
     def resolve(self, key: str, length: TrainingLength) -> float:
@@ -65,7 +66,7 @@ class Duration(ExplainedFromParams):
         # Parameters
 
         key : `str`
-            Under which it stands in the configuration, for errors.
+            The key in the configuration, for error messages.
         length : `TrainingLength`
 
         # Returns
@@ -74,7 +75,7 @@ class Duration(ExplainedFromParams):
 
         # Raises
 
-        `ConfigurationError` : if the length of the training is not known.
+        `ConfigurationError` : if the necessary length is not known.
         """
         if length.num_updates_per_epoch is None:
             raise ConfigurationError(
@@ -115,7 +116,7 @@ def check_updates(key: str, value: Any, minimum: int) -> Any:
 
     # Raises
 
-    `ConfigurationError` : if it is neither.
+    `ConfigurationError` : if `value` is neither.
     """
     if isinstance(value, Duration):
         return value

@@ -1,15 +1,15 @@
 """
-The learning rate schedule that gives the same weights as an average, and what there is in one.
+The learning rate schedule that would give the same weights as an average, and summary numbers.
 
 Let training add `u_t = -eta g_t` at update `t`, so that the parameters are `x_t = x_0 + u_1 + ... +
-u_t`. With the profile `p_0, ..., p_T`, whose sum is 1, the average is
+u_t`. The profile `p_0, ..., p_T` has the sum 1. The average is
 
     sum_t p_t x_t = x_0 + sum_t p_t (u_1 + ... + u_t) = x_0 + sum_s (p_s + ... + p_T) u_s,
 
-for update `s` is in all parameters from `x_s` on. So the average is where training itself would
-have come to with the learning rates `eta c_s`, `c_s = p_s + ... + p_T`, had its gradients been the
-same. This is exact, whatever the optimizer: `u_t` is all that it did at update `t`. No `p_t` is
-below 0, so these rates never rise: to average is to anneal, after the fact.
+because all parameters from `x_s` on contain update `s`. So training with the learning rates
+`eta c_s`, `c_s = p_s + ... + p_T`, would have ended at the average, if the gradients had been the
+same. This is exact for every optimizer, because `u_t` is the whole change at update `t`. No `p_t`
+is below 0, so these rates never rise: averaging has the effect of learning rate annealing.
 """
 
 from typing import NamedTuple, Optional
@@ -19,29 +19,29 @@ from numpy import ndarray
 
 from allennlp_ema.weighting.profiles import AverageState
 
-#: Beyond so many it takes minutes, and gigabytes of memory, to go through all updates.
-MOST_UPDATES = 10_000_000
+#: The computations go through all updates. Beyond this number they take minutes and gigabytes.
+MAX_UPDATES = 10_000_000
 
-# A rate that is below this share of the first one has begun to fall.
-_FALLEN = 0.99
+# The learning rate counts as falling once it is below this share of the first rate.
+_FALL_THRESHOLD = 0.99
 
 
 class AverageSummary(NamedTuple):
     """
-    An average in a few numbers.
+    Numbers that summarize an average.
 
     # Parameters
 
     effective_window : `Optional[float]`
-        In updates, as `Weighting.effective_window` has it. `None` before the first sample.
+        In updates, see `Weighting.effective_window`. `None` before the first sample.
     initial_share : `float`
         The share of the initial value.
     last_tenth_share : `float`
         The share of the parameters after the last tenth of the updates.
     mean_age : `float`
-        How many updates ago what is in it was there, on average.
+        The mean age of the averaged parameters, in updates, weighted by their shares.
     updates_of_fall : `int`
-        Over how many updates, the last ones, the equivalent learning rate falls, see
+        The number of last updates over which the equivalent learning rate falls, see the function
         `updates_of_fall`.
     """
 
@@ -62,8 +62,8 @@ def learning_rate_factors(shares: ndarray) -> ndarray:
     # Returns
 
     factors : `ndarray`
-        By which the learning rate of each update is multiplied in the training that ends with the
-        average, `(num_updates,)`.
+        The factor for the learning rate of each update, `(num_updates,)`. Training with these
+        factors would end at the average.
     """
     return numpy.cumsum(shares[:0:-1])[::-1]
 
@@ -73,14 +73,14 @@ def updates_of_fall(factors: ndarray) -> int:
     # Returns
 
     num_updates : `int`
-        The number of updates whose rate is below 0.99 of the first one's: as if the learning rate
-        had been constant, and had fallen over these.
+        The number of updates whose learning rate is below 0.99 of the first rate. The rate never
+        rises, so these are the last updates.
     """
-    return int(numpy.count_nonzero(factors < _FALLEN * factors[:1]))
+    return int(numpy.count_nonzero(factors < _FALL_THRESHOLD * factors[:1]))
 
 
 def fall_in_words(num_updates: int) -> str:
-    """`updates_of_fall`, after "as if the learning rate had fallen"."""
+    """The end of a sentence that begins with "as if the learning rate had fallen"."""
     return f"over the last {num_updates:,} updates" if num_updates else "not at all"
 
 
@@ -90,7 +90,7 @@ def summary(state: AverageState, shares: ndarray) -> AverageSummary:
 
     state : `AverageState`
     shares : `ndarray`
-        Its profile.
+        The profile of `state`.
     """
     weighting, num_updates = state
     has_sample = len(weighting.sampled_updates(num_updates)) > 0

@@ -1,16 +1,17 @@
 """
-Profiles of averages, and the combination of some that comes closest to another. Numbers only.
+Profiles of averages, and combinations of them that approximate another average.
 
-Every average here is a known linear combination of the initial parameters and of those after each
-update. These coefficients are its profile, `p[0]` to `p[num_updates]`, whose sum is 1. Karras et
-al. (2023), "Analyzing and Improving the Training Dynamics of Diffusion Models", appendix C, combine
-saved averages so that the combination's profile comes close to a wanted one. They integrate power
-functions; here the profiles are those of the updates that were made, of any average.
+Every average here is a known linear combination of the initial parameters and of the parameters
+after each update. The coefficients are its profile, `p[0]` to `p[num_updates]`, whose sum is 1.
+Karras et al. (2023), "Analyzing and Improving the Training Dynamics of Diffusion Models", appendix
+C, combine saved averages so that the profile of the combination comes close to a wanted profile.
+They integrate power functions. This module computes the exact profile of any average from its
+updates.
 
-A profile follows from the weight `w_t` that each update got: `p *= 1 - w_t`, then `p[t] = w_t`. So
-an earlier state of an average is, but for a factor, the beginning of a later one, and the inner
-products of all states of two averages come from one pass over their weights: the profiles
-themselves are never written down.
+A profile follows from the weight `w_t` of each update: `p *= 1 - w_t`, then `p[t] = w_t`. So the
+profile of an earlier state, times a factor, is the beginning of the profile of a later state. One
+pass over the weights of two averages therefore gives the inner products of all their states, and
+the profiles themselves are not stored.
 """
 
 import math
@@ -25,13 +26,13 @@ from allennlp_ema.weighting.weighting import AveragingCounts, Weighting
 # Keeps the coefficients of nearly equal states small, far below any residual that matters.
 _RIDGE = 1e-12
 
-# How far apart rounding may bring the inner products of one and the same profile, relative.
+# The relative difference that rounding may cause between inner products of equal profiles.
 _ROUNDING = 1e-12
 
 
 class AverageState(NamedTuple):
     """
-    An average as it is after so many updates.
+    An average after a number of updates.
 
     # Parameters
 
@@ -46,7 +47,7 @@ class AverageState(NamedTuple):
 
 class Combination(NamedTuple):
     """
-    The combination `sum x_i p_i` of the profiles of states that comes closest to a wanted one, `q`.
+    The combination `sum x_i p_i` of the states' profiles that is closest to a wanted profile `q`.
 
     # Parameters
 
@@ -55,7 +56,7 @@ class Combination(NamedTuple):
     residual : `float`
         `|sum x_i p_i - q| / |q|`, the relative error of the profile, in the Euclidean norm.
     effective_window : `float`
-        Of the wanted average, in updates, as `Weighting.effective_window` has it.
+        Of the wanted average, in updates, see `Weighting.effective_window`.
     """
 
     coefficients: ndarray
@@ -64,7 +65,7 @@ class Combination(NamedTuple):
 
     @property
     def noise_amplification(self) -> float:
-        """`sum |x_i|`: the factor by which errors of the states grow at the most."""
+        """`sum |x_i|`: the largest factor by which errors of the states can grow."""
         return float(numpy.abs(self.coefficients).sum())
 
 
@@ -75,7 +76,7 @@ class Synthesis:
     # Parameters
 
     states : `Sequence[AverageState]`
-        What there is to combine. States of one average share one weighting.
+        The states to combine. States of one average share one weighting.
     """
 
     def __init__(self, states: Sequence[AverageState]) -> None:
@@ -84,11 +85,11 @@ class Synthesis:
 
     def solve(self, wanted: AverageState) -> Combination:
         """
-        Minimizes the residual among the combinations whose coefficients have the sum 1.
+        Minimizes the residual over the combinations whose coefficients have the sum 1.
 
-        Without that condition whatever does not move in the parameters would be scaled by the sum:
-        by 0.997 for `sigma_rel` 0.20 from 16 states each of 0.05 and 0.10, whose residual it raises
-        from 0.0231 to 0.0232.
+        Without this condition, the sum of the coefficients would scale parameters that do not
+        change: by 0.997 for `sigma_rel` 0.20 from 16 states each of 0.05 and 0.10. The condition
+        raises the residual only from 0.0231 to 0.0232 there.
         """
         wanted_states = _States([wanted])
         square = float(wanted_states.inner_products(wanted_states)[0, 0])
@@ -109,7 +110,7 @@ def _minimize(gram: ndarray, products: ndarray, square: float) -> ndarray:
     nearest = int(cosines.argmax())
     if norms[nearest] ** 2 - 2.0 * norms[nearest] * cosines[nearest] + 1.0 < _ROUNDING:
         return numpy.eye(len(norms))[nearest]
-    # In profiles of length 1, so that the ridge is as high for all.
+    # The profiles are scaled to length 1, so that the ridge weighs equally on all of them.
     regularized = gram / (numpy.outer(norms, norms) * square) + _RIDGE * numpy.eye(len(norms))
     sums = 1.0 / norms
     free, direction = numpy.linalg.solve(regularized, numpy.stack([cosines, sums], axis=1)).T
@@ -121,8 +122,8 @@ def profile(state: AverageState) -> ndarray:
     # Returns
 
     profile : `ndarray`
-        How much of the initial parameters and of those after each update is in the average,
-        `(num_updates + 1,)`.
+        The shares of the initial parameters and of the parameters after each update in the
+        average, `(num_updates + 1,)`.
     """
     (shares,) = profiles(state.weighting, [state.num_updates])
     return shares
@@ -130,23 +131,23 @@ def profile(state: AverageState) -> ndarray:
 
 def profiles(weighting: Weighting, nums_updates: Sequence[int]) -> Iterator[ndarray]:
     """
-    The profile of one average after each of `nums_updates`, for which its weights are made once.
+    The profile of one average after each of `nums_updates`. The weights are computed only once.
     """
     all_weights = weighting.recursion_weights(max(nums_updates))
     for num_updates in nums_updates:
         values = numpy.zeros(num_updates + 1)
         for coefficient, last in weighting.terms(num_updates):
             weights = all_weights[:last]
-            left = _left_at_end(1.0 - weights)
-            values[: last + 1] += coefficient * left * numpy.append(1.0, weights)
+            retained = _retained_at_end(1.0 - weights)
+            values[: last + 1] += coefficient * retained * numpy.append(1.0, weights)
         yield values
 
 
 def expected_counts(weighting: Weighting, num_updates: Sequence[int]) -> List[AveragingCounts]:
     """
-    The counts that an average has after each of `num_updates`, ascending, if nothing disturbed it:
-    no change of its decay, no update left out. `sampled_share`, which the others imply, is left at
-    its default.
+    The counts that an average has after each of `num_updates` (ascending), if its decay was not
+    changed and no update was left out. `sampled_share` keeps its default, because the other counts
+    determine it.
     """
     last = num_updates[-1]
     weights = weighting.update_weights(last)
@@ -165,7 +166,7 @@ def expected_counts(weighting: Weighting, num_updates: Sequence[int]) -> List[Av
 
 
 def are_expected(counts: AveragingCounts, expected: AveragingCounts) -> bool:
-    """Whether an average with these counts was disturbed by nothing, see `expected_counts`."""
+    """Whether `counts` agree with what `expected_counts` gave, but for rounding."""
     return counts.num_averaged == expected.num_averaged and all(
         math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12)
         for found, wanted in (
@@ -177,10 +178,10 @@ def are_expected(counts: AveragingCounts, expected: AveragingCounts) -> bool:
 
 class _States:
     """
-    States and the inner products of their profiles.
+    States, and the inner products of their profiles.
 
-    states : as combinations, the rows of `mixing`, of states of recursions
-    recursions : for each its weights, and the numbers of updates of its states
+    recursions : for each recursion its weights, and the numbers of updates of its states
+    mixing : each row expresses a state as a combination of the states of all recursions
     """
 
     def __init__(self, states: Sequence[AverageState]) -> None:
@@ -214,46 +215,50 @@ def _inner_products(
     weights: ndarray, times: ndarray, other_weights: ndarray, other_times: ndarray
 ) -> ndarray:
     """
-    The inner products of a recursion's states at `times` with another's at `other_times`,
-    `(num_times, num_other_times)`. Beyond the earlier of two times only one of the profiles has
-    values, and up to there the later one is its own state at that time, scaled by what the updates
-    in between left of it.
+    The inner products of one recursion's states at `times` and another recursion's states at
+    `other_times`, `(num_times, num_other_times)`. After the earlier of two times only one of the
+    profiles has values. Up to the earlier time, the later profile is the profile of that recursion
+    at the earlier time, scaled by the factors `1 - weight` of the updates in between.
     """
     all_times = numpy.union1d(times, other_times)
     weights = numpy.append(weights, numpy.zeros(all_times[-1] - len(weights)))
     other_weights = numpy.append(other_weights, numpy.zeros(all_times[-1] - len(other_weights)))
     products = _products_at(weights, other_weights, all_times)[:, None]
-    other_is_later = numpy.triu(products * _left_between(other_weights, all_times))
-    other_is_earlier = numpy.triu(products * _left_between(weights, all_times), 1).T
+    other_is_later = numpy.triu(products * _retained_between(other_weights, all_times))
+    other_is_earlier = numpy.triu(products * _retained_between(weights, all_times), 1).T
     rows, columns = (numpy.searchsorted(all_times, each) for each in (times, other_times))
     return (other_is_later + other_is_earlier)[numpy.ix_(rows, columns)]
 
 
 def _products_at(weights: ndarray, other_weights: ndarray, times: Iterable[int]) -> ndarray:
-    """The inner product of two profiles after the same number of updates, for each of `times`."""
-    left, added = (1.0 - weights) * (1.0 - other_weights), weights * other_weights
+    """The inner product of two profiles after the same number of updates, at each of `times`."""
+    retained, added = (1.0 - weights) * (1.0 - other_weights), weights * other_weights
     products = []
     product, before = 1.0, 0
     for time in times:
-        left_later = _left_at_end(left[before:time])
-        product = left_later[0] * product + left_later[1:] @ added[before:time]
+        retained_later = _retained_at_end(retained[before:time])
+        product = retained_later[0] * product + retained_later[1:] @ added[before:time]
         products.append(product)
         before = time
     return numpy.array(products)
 
 
-def _left_between(weights: ndarray, times: ndarray) -> ndarray:
-    """What the updates after each of `times` leave at each later one, above the diagonal."""
-    left = numpy.ones((len(times), len(times)))
+def _retained_between(weights: ndarray, times: ndarray) -> ndarray:
+    """
+    For two of `times`, `[earlier, later]`, the factor by which the updates in between scale what
+    was in the average: above the diagonal of the matrix, whose other entries are 1.
+    """
+    retained = numpy.ones((len(times), len(times)))
     steps = [numpy.prod(1.0 - weights[a:b]) for a, b in zip(times[:-1], times[1:])]
     for row in range(len(times)):
-        left[row, row + 1 :] = numpy.cumprod(steps[row:])
-    return left
+        retained[row, row + 1 :] = numpy.cumprod(steps[row:])
+    return retained
 
 
-def _left_at_end(left: ndarray) -> ndarray:
+def _retained_at_end(retained: ndarray) -> ndarray:
     """
-    What is left at the end of the initial value and of what each update added,
-    `(num_updates + 1,)`, if each update leaves `left` of what was there, `(num_updates,)`.
+    The share that remains at the end of the initial value and of what each update added,
+    `(num_updates + 1,)`. Each update scales what was there before by `retained`,
+    `(num_updates,)`.
     """
-    return numpy.cumprod(numpy.append(left, 1.0)[::-1])[::-1]
+    return numpy.cumprod(numpy.append(retained, 1.0)[::-1])[::-1]

@@ -1,5 +1,5 @@
 """
-The width of a power function profile, relative to the length of training, and its exponent.
+Conversion between the relative width and the exponent of a power function profile.
 """
 
 import numpy
@@ -9,13 +9,13 @@ from allennlp_ema.common.checks import check_number
 
 def sigma_rel_to_gamma(sigma_rel: float) -> float:
     """
-    The exponent `gamma` of the power function profile of relative width `sigma_rel`, from
-    `sigma_rel^2 = (gamma + 1) (gamma + 2)^-2 (gamma + 3)^-1` (Karras et al. 2023, eq. 126), which
-    is a cubic in `gamma`.
+    The exponent `gamma` of the power function profile of relative width `sigma_rel`. It is the
+    largest root of a cubic, `sigma_rel^2 = (gamma + 1) (gamma + 2)^-2 (gamma + 3)^-1` (Karras et
+    al. 2023, eq. 126).
 
     # Raises
 
-    `ConfigurationError` : if `sigma_rel` is not above 0 and below `12^-0.5`, where `gamma` is 0.
+    `ConfigurationError` : if `sigma_rel` is not within (0, `12^-0.5`); at the latter `gamma` is 0.
     """
     check_number("sigma_rel", sigma_rel, above=0, below=round(12**-0.5, 5))
     inverse_variance = sigma_rel**-2

@@ -1,5 +1,5 @@
 """
-What an average is in numbers alone: which updates it samples, and with which weights.
+Weightings: which updates an average samples, and with which weights. Numbers only, no tensors.
 """
 
 import inspect
@@ -18,21 +18,21 @@ Number = Union[int, float]
 
 class AveragingCounts(NamedTuple):
     """
-    The numbers that an average carries from one update to the next, all of them Python's own, so
-    that no device is ever asked for them.
+    The numbers that an average carries from one update to the next. They are plain Python numbers,
+    so that reading them never waits for a device.
 
     # Parameters
 
     num_updates : `int`, optional (default = `0`)
-        The number of the latest update, sampled or not.
+        The number of the latest update, whether it was sampled or not.
     num_averaged : `int`, optional (default = `0`)
-        How many samples were averaged since `start_step`.
+        The number of samples averaged since `start_step`.
     sampled_share : `float`, optional (default = `0.0`)
-        The share of the average that comes from samples. The rest is still the initial value.
+        The share of the average that comes from samples. The rest comes from the initial value.
     sum_of_squares : `float`, optional (default = `1.0`)
-        The sum of the squares of the weights that all values in the average have in it.
+        The sum of the squared shares of all values in the average.
     last_weight : `float`, optional (default = `0.0`)
-        The weight that the latest sample got.
+        The weight of the latest sample.
     """
 
     num_updates: int = 0
@@ -49,10 +49,11 @@ class AveragingCounts(NamedTuple):
         self, num_updates: int, weight: float, zero_debias: bool = False
     ) -> "AveragingCounts":
         """
-        The counts after an update whose sample got `weight`, or with `zero_debias` its share of
-        what comes from samples: with decays that is `(1 - decay) / (1 - product of all decays)`.
+        The counts after an update whose sample has the given weight. With `zero_debias` the weight
+        is first divided by the share that comes from samples: for decays it becomes
+        `(1 - decay) / (1 - product of all decays)`.
         """
-        # Summed up, because 1 minus the product itself loses its digits for decays close to 1.
+        # A sum, because 1 minus the product of decays loses digits for decays close to 1.
         sampled_share = self.sampled_share + weight * (1.0 - self.sampled_share)
         if zero_debias and weight:
             weight /= sampled_share
@@ -70,17 +71,17 @@ class AveragingCounts(NamedTuple):
 
 class Update(NamedTuple):
     """
-    What an update does to an average.
+    The effect of one update on an average.
 
     # Parameters
 
     counts : `AveragingCounts`
-        After it.
+        The counts after the update.
     weight : `float`
-        Of the parameters, within [0, 1].
+        The weight of the parameters, within [0, 1].
     is_sample : `bool`
-        Whether it takes a sample. One that does not may still copy the parameters: before
-        `start_step`, and until there is a sample.
+        Whether the update takes a sample. An update without a sample may still copy the
+        parameters (weight 1), before `start_step` and until the first sample.
     """
 
     counts: AveragingCounts
@@ -90,8 +91,8 @@ class Update(NamedTuple):
 
 class Weighting:
     """
-    Which updates an average samples, and with which weights: of one update after the other in a
-    training, and of a whole run for what is made after it.
+    Decides which updates an average samples, and with which weights. Training asks for one update
+    after the other; tools that run after training ask for a whole run.
 
     ```python
     >>> mean = Weighting(lambda num_averaged, num_updates: 1.0 / (num_averaged + 1), update_every=2)
@@ -103,7 +104,7 @@ class Weighting:
     # Parameters
 
     rule : `Callable[..., float]`
-        The weight of a sample, see `MovingAverage.averaging_weight`.
+        Gives the weight of a sample, see `MovingAverage.averaging_weight`.
     start_step : `Union[int, Duration]`, optional (default = `0`)
         While `num_updates < start_step` the average equals the parameters.
     update_every : `Union[int, Duration]`, optional (default = `1`)
@@ -122,11 +123,11 @@ class Weighting:
         self.start_step = start_step
         self.update_every = update_every
         self.zero_debias = zero_debias
-        #: Whether a duration is still to be resolved, when its epochs have ended.
+        #: Whether a duration is unresolved until the end of its epochs.
         self.is_waiting = False
         self._rule = rule
         self._takes_interval = "interval" in inspect.signature(rule).parameters
-        # By whether updates are numbered. It may take as many steps to find out as an interval has.
+        # A cache for `_forgets_initial_value`, because the rule may loop over the whole interval.
         self._forgets: Dict[bool, bool] = {}
 
     def next(self, counts: AveragingCounts, num_updates: Optional[int] = None) -> Update:
@@ -134,9 +135,9 @@ class Weighting:
         # Parameters
 
         counts : `AveragingCounts`
-            Before the update.
+            The counts before the update.
         num_updates : `int`, optional (default = `None`)
-            The number of the update. `None` means one more than the last one's.
+            The number of the update. `None` means the number after that of the last update.
 
         # Raises
 
@@ -161,14 +162,16 @@ class Weighting:
     ) -> Update:
         if isinstance(self.start_step, Duration) or number < self.start_step:
             return Update(AveragingCounts(number), 1.0, False)
-        # The first sample is due at the end of an epoch, who knows when: whatever interval it has.
-        first = self._rule_weight(0, 1, is_numbered, 1)
-        forgets = first == 1.0 or (self.zero_debias and first > 0.0)
+        # The interval is unknown until the first epoch ends, so the weight for interval 1 decides.
+        forgets = self._is_forgetting(self._rule_weight(0, 1, is_numbered, 1))
         return Update(counts.skip(number), 1.0 if forgets else 0.0, False)
 
     def updates_since_start(self, num_averaged: int) -> int:
-        """The number, counted from `start_step`, of the update after `num_averaged` samples."""
-        # The first update is number 1, so only a later start samples at its own 0.
+        """
+        The number of the sampled update that follows after `num_averaged` samples, counted from
+        `start_step`.
+        """
+        # Updates count from 1, so update 0 since the start exists only for a `start_step` above 0.
         first = 0 if self.start_step else self.update_every
         return first + num_averaged * self.update_every
 
@@ -177,8 +180,8 @@ class Weighting:
         # Returns
 
         window : `Optional[float]`
-            The length in updates of the uniform average with as much averaging in it:
-            `update_every / sum of squared weights`. `None` before the first sample.
+            The length, in updates, of the uniform average that reduces noise as much:
+            `update_every / sum of squared shares`. `None` before the first sample.
         """
         return self.update_every / counts.sum_of_squares if counts.num_averaged else None
 
@@ -187,7 +190,7 @@ class Weighting:
         # Returns
 
         numbers : `ndarray`
-            The numbers, up to `num_updates`, of the updates that are sampled, `(num_averaged,)`.
+            The numbers of the sampled updates, up to `num_updates`, `(num_averaged,)`.
         """
         first = self.start_step + self.updates_since_start(0)
         return numpy.arange(first, num_updates + 1, self.update_every)
@@ -197,13 +200,13 @@ class Weighting:
         # Parameters
 
         num_updates : `int`
-            How many updates to go through, numbered from 1 as the trainer does.
+            The number of updates of the run. They count from 1, as in the trainer.
 
         # Returns
 
         weights : `ndarray`
-            The weight of the parameters after each update, `average += weight * (parameters -
-            average)`, `(num_updates,)`.
+            The weight of each update in `average += weight * (parameters - average)`,
+            `(num_updates,)`.
 
         # Raises
 
@@ -219,13 +222,16 @@ class Weighting:
         return weights
 
     def recursion_weights(self, num_updates: int) -> ndarray:
-        """The weights of the recursion whose states `terms` combines, `(num_updates,)`."""
+        """
+        The weights of the recursion `state += weight * (parameters - state)` whose states `terms`
+        combines, `(num_updates,)`.
+        """
         return self.update_weights(num_updates)
 
     def terms(self, num_updates: int) -> List[Tuple[float, int]]:
         """
-        The average after `num_updates` as a combination of states of a recursion, each by its
-        coefficient and its number of updates.
+        The average after `num_updates` as a combination of states of the recursion. Each term is a
+        coefficient and the number of updates of the state.
         """
         return [(1.0, num_updates)]
 
@@ -240,14 +246,17 @@ class Weighting:
             yield weight
 
     def _forgets_initial_value(self, is_numbered: bool) -> bool:
-        """Whether the first sample takes the place of the initial value."""
+        """Whether the first sample replaces the initial value."""
         if is_numbered not in self._forgets:
             first = self._weight(0, self.updates_since_start(0), is_numbered)
-            self._forgets[is_numbered] = first == 1.0 or (self.zero_debias and first > 0.0)
+            self._forgets[is_numbered] = self._is_forgetting(first)
         return self._forgets[is_numbered]
 
+    def _is_forgetting(self, first_weight: float) -> bool:
+        return first_weight == 1.0 or (self.zero_debias and first_weight > 0.0)
+
     def _weight(self, num_averaged: int, since_start: int, is_numbered: bool) -> float:
-        # At `start_step` itself the average equals the parameters of one update before.
+        # At `start_step` itself the average equals the parameters of the previous update.
         interval = self.update_every if since_start else 1
         return self._rule_weight(num_averaged, since_start, is_numbered, interval)
 
@@ -256,7 +265,7 @@ class Weighting:
     ) -> float:
         arguments = {"interval": interval} if self._takes_interval else {}
         weight = self._rule(num_averaged, since_start if is_numbered else None, **arguments)
-        # The negation also refuses a NaN. A float is told faster by its own type than by `Real`.
+        # Negated, so that NaN is refused. `float` comes first, because its check is faster.
         if not (isinstance(weight, (float, Real)) and 0.0 <= weight <= 1.0):
             raise ConfigurationError(
                 f"{self._rule.__qualname__} gives {weight!r} for num_averaged = {num_averaged}, "

@@ -21,7 +21,7 @@ class Model:
     def __init__(self) -> None:
         self.weights: Dict[str, Tensor] = state("far")
 
-    def put(self, weights: Dict[str, Tensor]) -> None:
+    def load_weights(self, weights: Dict[str, Tensor]) -> None:
         for name, value in weights.items():
             self.weights[name].copy_(value)
 

@@ -211,7 +211,7 @@ class TestFullyShard:
     def shadow_weights(self, net: Any) -> ShadowWeights:
         shadow_weights = ShadowWeights(list(net.named_parameters()))
         # Now the averages are half of the parameters.
-        for own in shadow_weights.own_values:
+        for own in shadow_weights.local_values:
             own.mul_(2.0)
         return shadow_weights
 

@@ -10,7 +10,7 @@ from allennlp.nn.util import dist_reduce_sum
 from torch import Tensor
 
 from allennlp_ema.averages.moving_average import MovingAverage
-from allennlp_ema.shadow_weights.sharded import own_values
+from allennlp_ema.shadow_weights.sharded import local_values
 
 # In values: what is worked on at a time, so that no second copy of a large tensor is made.
 _BLOCK = 1 << 20
@@ -40,9 +40,9 @@ def distance_of(average: MovingAverage) -> Distance:
     decay = average.decay_in_force
     weight = 0.0 if decay is None else 1.0 - decay
     sums = torch.zeros(4, dtype=torch.float64)
-    sums[3] = sum(own_values(averaged).numel() for averaged, _ in pairs.values())
+    sums[3] = sum(local_values(averaged).numel() for averaged, _ in pairs.values())
     for averaged, raw in pairs.values():
-        averaged, raw = own_values(averaged), own_values(raw)
+        averaged, raw = local_values(averaged), local_values(raw)
         # One transfer from the device for each tensor, not for each block.
         of_blocks = [_sums(*pair, weight) for pair in zip(blocks(averaged), blocks(raw))]
         sums[:3] += torch.stack(of_blocks).sum(0).cpu()
