@@ -13,7 +13,7 @@ from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.averages.parameters import without_prefixes
 from allennlp_ema.averages.running_average import RunningAverage, distinct_attachments
 from allennlp_ema.common.checks import check_choice
-from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights, update
+from allennlp_ema.shadow_weights.shadow_weights import update
 from allennlp_ema.weighting.weighting import AveragingCounts
 
 #: The name under which the raw weights can be selected.
@@ -61,20 +61,14 @@ class TrainerContract(AllenNLPMovingAverage):
 
     def update_members(self, num_updates: Optional[int]) -> None:
         """Makes the update of `apply`, without its checks."""
-        # Loops instead of comprehensions save calls, which take longer than the kernel in small models.
         running = [member.running for member in self.members()]
         updates = [each.weighting.next(each.counts, num_updates) for each in running]
+        moves = [move for each, coming in zip(running, updates) for move in each.moves(coming)]
         for attachment in distinct_attachments(running):
             if any(coming.is_sample for coming in updates):
                 attachment.before_sample()
-        moved: List[ShadowWeights] = []
-        weights: List[float] = []
-        for each, coming in zip(running, updates):
-            for shadow_weights, weight in each.moves(coming):
-                moved.append(shadow_weights)
-                weights.append(weight)
-        if moved:
-            update(moved, weights)
+        if moves:
+            update(*zip(*moves))
         for each, coming in zip(running, updates):
             each.commit(coming.counts)
 
