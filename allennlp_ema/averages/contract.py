@@ -13,6 +13,7 @@ from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.averages.parameters import without_prefixes
 from allennlp_ema.averages.running_average import RunningAverage, distinct_attachments
 from allennlp_ema.common.checks import check_choice
+from allennlp_ema.common.nearest_names import did_you_mean
 from allennlp_ema.shadow_weights.shadow_weights import update
 from allennlp_ema.weighting.weighting import AveragingCounts
 
@@ -318,7 +319,11 @@ class TrainerContract(AllenNLPMovingAverage):
         if name is None:
             what = parameter_or_name
             what = f'"{what}"' if isinstance(what, str) else f"a tensor {list(what.shape)}"
-            raise ConfigurationError(f"{what} is not averaged, so it cannot be assigned")
+            names = self.active_member().running.shadow_weights.names
+            raise ConfigurationError(
+                f"{what} is not averaged, so it cannot be assigned"
+                f"{did_you_mean(parameter_or_name, names)}"
+            )
         return name
 
     def named_averages(self) -> Iterable[Tuple[str, Tensor]]:

@@ -101,6 +101,8 @@ class MovingAverage(ExplainedFromParams, WithDurations):
 
     default_implementation = "exponential"
 
+    in_words = 'an average: {"type": "exponential", "decay": 0.999}'
+
     # Whether each weight is divided by the sampled share, which forgets the initial value.
     zero_debias: bool = False
 

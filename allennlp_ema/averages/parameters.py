@@ -9,6 +9,7 @@ from typing import Iterable, List, Optional, Sequence, Tuple
 from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
+from allennlp_ema.common.nearest_names import did_you_mean
 from allennlp_ema.shadow_weights.sharded import obstacle
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,12 @@ def selected(
                     f'"{key}" has {regex!r}, which is not a regular expression: {error}'
                 ) from None
             if not matches:
-                logger.warning('"%s" has %r, which matches no parameter', key, regex)
+                logger.warning(
+                    '"%s" has %r, which matches no parameter%s',
+                    key,
+                    regex,
+                    did_you_mean(regex, _names_and_parts(parameters)),
+                )
     chosen = [
         (name, parameter)
         for name, parameter in parameters
@@ -78,9 +84,10 @@ def selected(
     ]
     if not chosen:
         names = ", ".join(name for name, _ in parameters[:10])
+        meant = did_you_mean((include or [""])[0], _names_and_parts(parameters))
         raise ConfigurationError(
             f'"include" is {include!r} and "exclude" is {exclude!r}, which leaves no parameter to '
-            f"average; there are {names}" + (", ..." if len(parameters) > 10 else "")
+            f"average; there are {names}{', ...' if len(parameters) > 10 else ''}{meant}"
         )
     return chosen
 
@@ -91,6 +98,10 @@ def without_prefixes(name: str) -> str:
     while len(parts) > 1 and parts[0] == "module":
         parts.pop(0)
     return ".".join(parts)
+
+
+def _names_and_parts(parameters: Sequence[NamedParameter]) -> List[str]:
+    return [part for name, _ in parameters for part in (name, *name.split("."))]
 
 
 def _matches_any(regexes: Sequence[str], name: str) -> bool:

@@ -24,6 +24,7 @@ from allennlp_ema.averages.specifications import (
 from allennlp_ema.commands.average_picture import DrawnAverage, picture
 from allennlp_ema.common.documents import explained, read_json
 from allennlp_ema.common.files import written_whole
+from allennlp_ema.common.nearest_names import did_you_mean
 from allennlp_ema.common.terminal import print_table, progress
 from allennlp_ema.weighting.equivalent_schedule import MAX_UPDATES, fall_in_words, summary
 from allennlp_ema.weighting.profiles import AverageState, profile
@@ -113,7 +114,7 @@ def _read(text: str) -> Tuple[str, Specification]:
         if text not in names:
             raise ConfigurationError(
                 f"{text!r} is neither an object in JSON, nor the file of a configuration "
-                f"(.jsonnet, .json), nor one of {', '.join(names)}"
+                f"(.jsonnet, .json), nor one of {', '.join(names)}{did_you_mean(text, names)}"
             )
         return text, {"type": text}
     if not path.is_file():

@@ -8,6 +8,9 @@ from typing import Any, Optional, Sequence
 
 from allennlp.common.checks import ConfigurationError
 
+from allennlp_ema.common.json_values import written
+from allennlp_ema.common.nearest_names import did_you_mean
+
 
 def check_number(
     key: str,
@@ -29,8 +32,8 @@ def check_number(
         f"{words} {bound:g}"
         for words, bound in (
             (">=", minimum),
-            ("<=", maximum),
             (">", above),
+            ("<=", maximum),
             ("<", below),
         )
         if bound is not None
@@ -45,7 +48,7 @@ def check_number(
         or (above is not None and value <= above)
         or (below is not None and value >= below)
     ):
-        raise ConfigurationError(f'"{key}" is {value!r}, but has to be {allowed}')
+        raise ConfigurationError(f'"{key}" is {written(value)}, but has to be {allowed}')
     return float(value)
 
 
@@ -58,7 +61,9 @@ def check_integer(key: str, value: Any, minimum: int) -> int:
     `ConfigurationError` : if it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigurationError(f'"{key}" is {value!r}, but has to be an integer >= {minimum}')
+        raise ConfigurationError(
+            f'"{key}" is {written(value)}, but has to be an integer >= {minimum}'
+        )
     return value
 
 
@@ -71,6 +76,9 @@ def check_choice(key: str, value: Any, choices: Sequence[Any]) -> Any:
     `ConfigurationError` : if it is not.
     """
     if value not in choices:
-        listed = ", ".join(repr(choice) for choice in choices)
-        raise ConfigurationError(f'"{key}" is {value!r}, but has to be one of {listed}')
+        listed = ", ".join(map(written, choices))
+        raise ConfigurationError(
+            f'"{key}" is {written(value)}, but has to be one of {listed}'
+            f"{did_you_mean(value, choices)}"
+        )
     return value

@@ -2,12 +2,14 @@
 From `Params` to an object and back: errors that say what was wrong, and `to_params()`.
 """
 
-import copy
-from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Type, TypeVar
 
 from allennlp.common import FromParams, Params, Registrable
 from allennlp.common.checks import ConfigurationError
-from allennlp.common.from_params import infer_constructor_params, remove_optional
+from allennlp.common.from_params import infer_constructor_params
+
+from allennlp_ema.common.json_values import in_words, is_class_name, misfit
+from allennlp_ema.common.nearest_names import did_you_mean
 
 T = TypeVar("T", bound="ExplainedFromParams")
 
@@ -16,10 +18,11 @@ class ExplainedFromParams(FromParams):
     """
     A `FromParams` whose errors name the key, the value and what is allowed.
 
-    AllenNLP's own do not in four cases: for an argument that may be of several types it says only
+    AllenNLP's own do not in five cases: for an argument that may be of several types it says only
     that none fits, for a value of the wrong type it does not say which value, for a class that
-    passes `**kwargs` on to its base class it lets a misspelt key through to Python, and a string in
-    the place of a list it takes for the list of its letters.
+    passes `**kwargs` on to its base class it lets a misspelt key through to Python, a string in the
+    place of a list it takes for the list of its letters, and of an object within another it does
+    not say where it stands.
     """
 
     @classmethod
@@ -30,61 +33,109 @@ class ExplainedFromParams(FromParams):
         constructor_to_inspect: Optional[Callable[..., Any]] = None,
         **extras: Any,
     ) -> T:
-        given = copy.deepcopy(params.params) if isinstance(params, Params) else params
-        # A class with a registry only picks the one of its subclasses that is to be constructed.
-        is_constructed = constructor_to_call is not None or Registrable._registry.get(cls) is None
-        inspected = constructor_to_inspect or cls.__init__
-        if is_constructed and inspected is cls.__init__ and isinstance(given, dict):
-            _check_keys(cls, given, extras)
+        place = params.history if isinstance(params, Params) else ""
         try:
+            # A class with a registry only picks the one of its subclasses that is constructed.
+            if constructor_to_call is None and Registrable._registry.get(cls) is not None:
+                check_type(cls, params)
+            elif (constructor_to_inspect or cls.__init__) is cls.__init__:
+                _check_arguments(cls, params, extras)
             return super().from_params(
                 params=params,
                 constructor_to_call=constructor_to_call,  # type: ignore[arg-type]
                 constructor_to_inspect=constructor_to_inspect,  # type: ignore[arg-type]
                 **extras,
             )
-        except (ConfigurationError, TypeError) as error:
-            causes = _causes(error)
-            is_wrong_type = isinstance(error, TypeError) and causes[0].startswith("Expected ")
-            if not is_wrong_type and len(causes) == 1:
+        except ConfigurationError as error:
+            explained = _explained(error, place)
+            if explained is error:
                 raise
-            raise ConfigurationError(
-                f"{cls.__name__} cannot be built from {given}: {'; '.join(causes)}"
-            ) from error
+            raise explained from None
 
     def _to_params(self) -> Dict[str, Any]:
         base = next(cls for cls in type(self).__mro__ if cls in Registrable._registry)
         return {"type": registered_name(self, base), **constructor_arguments(self)}
 
 
-def _check_keys(cls: Type[FromParams], given: Dict[str, Any], extras: Dict[str, Any]) -> None:
+def check_type(cls: Any, given: Any) -> None:
+    """
+    # Raises
+
+    `ConfigurationError` : if `given`, `Params` or a dictionary of them, has no `"type"` that names
+        one of the classes that are registered for `cls`, or is itself of another form.
+    """
+    if not isinstance(given, (str, Mapping)):
+        raise ConfigurationError(f"{given!r} is given, but it has to be {in_words(cls)}")
+    name = given if isinstance(given, str) else given.get("type", cls.default_implementation)
+    if not is_class_name(cls, name):
+        known = cls.list_available()
+        is_what = "is missing" if name is None else f"is {name!r}"
+        raise ConfigurationError(
+            f'"type" {is_what}, but has to be one of {", ".join(map(repr, known))}, or a class '
+            f"of yours: --include-package loads it{did_you_mean(name, known)}"
+        )
+
+
+def _check_arguments(cls: Type[FromParams], given: Any, extras: Dict[str, Any]) -> None:
     known = {
         key: parameter
         for key, parameter in infer_constructor_params(cls).items()
         if key != "self" and parameter.kind != parameter.VAR_KEYWORD
     }
-    for key, value in given.items():
+    for key, value in given.params.items() if isinstance(given, Params) else ():
         if key not in known:
-            allowed = ", ".join(sorted(set(known) - set(extras)))
+            allowed = sorted(set(known) - set(extras))
             raise ConfigurationError(
-                f'unknown key "{key}" for {cls.__name__}; its keys are {allowed}'
+                f'unknown key "{key}" for {cls.__name__}; its keys are {", ".join(allowed)}'
+                f"{did_you_mean(key, allowed)}"
             )
-        annotation = remove_optional(known[key].annotation)
-        if isinstance(value, str) and getattr(annotation, "__origin__", None) in (list, List):
-            raise ConfigurationError(f'"{key}" is {value!r}, but has to be a list: [{value!r}]')
+        if value is None and known[key].default is None:
+            continue
+        found = misfit(key, value, known[key].annotation)
+        if found is not None:
+            raise ConfigurationError(str(found))
 
 
-def _causes(error: BaseException) -> List[str]:
-    causes: List[str] = []
-    next_error: Optional[BaseException] = error
-    while next_error is not None:
-        if isinstance(next_error, ConfigurationError):
-            causes.append(next_error.message)
-        elif next_error.args:
-            # While it tries the types of a union, AllenNLP puts a line of its own before the cause.
-            causes.append(str(next_error.args[-1]))
-        next_error = next_error.__cause__
-    return causes
+class _Placed(NamedTuple):
+    """What an error says, and of which place in the configuration."""
+
+    message: str
+    place: str
+
+
+def _explained(error: ConfigurationError, place: str) -> ConfigurationError:
+    """
+    An error that says where, seen from `place`, the object stands that it is about; `error` itself
+    if it is about the object at `place`. If AllenNLP has put an error of its own in front, because
+    of an argument that may be of several types, it is found among the causes.
+    """
+    chain = list(_chain(error))
+    known = next((each.placed for each in chain if hasattr(each, "placed")), None)
+    if known is None and len(chain) > 1:
+        known = _Placed("; ".join(map(_message, chain)), place)
+    error.placed = known or _Placed(error.message, place)  # type: ignore[attr-defined]
+    message, known_place = error.placed  # type: ignore[attr-defined]
+    if known_place.startswith(place) and known_place != place:
+        message = f'"{known_place[len(place) :].strip(".")}": {message}'
+    if message == error.message:
+        return error
+    explained = ConfigurationError(message)
+    explained.placed = error.placed  # type: ignore[attr-defined]
+    return explained
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    cause: Optional[BaseException] = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _message(error: BaseException) -> str:
+    # While it tries the types of a union, AllenNLP puts a line of its own before the cause.
+    if isinstance(error, ConfigurationError):
+        return error.message
+    return str(error.args[-1]) if error.args else type(error).__name__
 
 
 # What the trainer gives, and a configuration does not have.

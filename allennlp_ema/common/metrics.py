@@ -6,6 +6,8 @@ from typing import Any, Dict, List
 
 from allennlp.common.checks import ConfigurationError
 
+from allennlp_ema.common.nearest_names import did_you_mean
+
 
 class SignedMetric:
     """
@@ -61,6 +63,7 @@ class SignedMetric:
             if name[1:] not in metrics:
                 raise ConfigurationError(
                     f"{self._key} is {self._given!r}, but {place} has {', '.join(sorted(metrics))}"
+                    f"{did_you_mean(name[1:], metrics)}"
                 )
             value = metrics[name[1:]]
             if not isinstance(value, (int, float)):

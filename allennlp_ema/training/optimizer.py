@@ -97,8 +97,8 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         model_parameters = list(model_parameters)
         if (moving_average is None) == (average_decay is None):
             raise ConfigurationError(
-                'key "moving_average" is required, or "average_decay" in its place, but they are '
-                f"{moving_average!r} and {average_decay!r}"
+                'exactly one of "moving_average" and "average_decay" has to be given, but '
+                f"{'neither is' if moving_average is None else 'both are'}"
             )
         inner: Any = optimizer
         self._optimizer_params: Any = None

@@ -38,6 +38,8 @@ class DecaySchedule(ExplainedFromParams, Registrable):
     ```
     """
 
+    in_words = 'a schedule: {"type": "half_life", "half_life": 1000}'
+
     def __call__(self, num_updates: int) -> float:
         """
         # Parameters

@@ -45,6 +45,11 @@ class Duration(ExplainedFromParams):
         Above 0, at most 1.
     """
 
+    in_words = 'a duration: {"epochs": 2} or {"fraction": 0.5}'
+
+    #: What may stand in its place.
+    number_in_words = "a number of updates"
+
     def __init__(self, epochs: Optional[float] = None, fraction: Optional[float] = None) -> None:
         if (epochs is None) == (fraction is None):
             raise ConfigurationError(
@@ -123,6 +128,4 @@ def check_updates(key: str, value: Any, minimum: int) -> Any:
     try:
         return check_integer(key, value, minimum)
     except ConfigurationError as error:
-        raise ConfigurationError(
-            f'{error.message}, or a duration: {{"epochs": 2}} or {{"fraction": 0.5}}'
-        ) from None
+        raise ConfigurationError(f"{error.message}, or {Duration.in_words}") from None

@@ -47,7 +47,7 @@ def test_a_duration_in_updates(duration: Duration, num_updates: float) -> None:
     [
         ({"epochs": -1}, '"epochs" is -1, but has to be a finite number > 0'),
         ({"epochs": 0}, '"epochs" is 0, but has to be'),
-        ({"fraction": 1.5}, '"fraction" is 1.5, but has to be a finite number <= 1 and > 0'),
+        ({"fraction": 1.5}, '"fraction" is 1.5, but has to be a finite number > 0 and <= 1'),
         ({"epochs": 1, "fraction": 0.5}, 'exactly one of "epochs" and "fraction"'),
         ({}, 'exactly one of "epochs" and "fraction"'),
         ({"epoch": 1}, 'unknown key "epoch" for Duration; its keys are epochs, fraction'),

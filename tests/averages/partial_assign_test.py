@@ -92,7 +92,7 @@ class TestOptimizer:
         assert optimizer.moving_average.decay_in_force == pytest.approx(0.99)
 
     def test_the_short_form_and_an_average_are_too_much(self) -> None:
-        with pytest.raises(ConfigurationError, match='"moving_average" is required, or "average'):
+        with pytest.raises(ConfigurationError, match="but both are$"):
             average = ExponentialMovingAverage([("p", torch.ones(1))])
             self.optimizer(average_decay=0.9, moving_average=average)
 

@@ -4,6 +4,7 @@ import pytest
 from allennlp.common.checks import ConfigurationError
 
 from allennlp_ema.common.checks import check_choice, check_integer, check_number
+from allennlp_ema.common.json_values import written
 
 
 class TestCheckNumber:
@@ -14,7 +15,7 @@ class TestCheckNumber:
 
     @pytest.mark.parametrize("value", [-1e-9, 1.1, float("nan"), float("inf"), True, "0.5", None])
     def test_names_key_value_and_what_is_allowed(self, value):
-        expected = f'"decay" is {value!r}, but has to be a finite number >= 0 and <= 1'
+        expected = f'"decay" is {written(value)}, but has to be a finite number >= 0 and <= 1'
         with pytest.raises(ConfigurationError, match=re.escape(expected)):
             check_number("decay", value, minimum=0, maximum=1)
 
@@ -32,7 +33,7 @@ class TestCheckInteger:
 
     @pytest.mark.parametrize("value", [0, 2.0, "2", True, None])
     def test_names_key_value_and_what_is_allowed(self, value):
-        expected = f'"window_size" is {value!r}, but has to be an integer >= 1'
+        expected = f'"window_size" is {written(value)}, but has to be an integer >= 1'
         with pytest.raises(ConfigurationError, match=re.escape(expected)):
             check_integer("window_size", value, minimum=1)
 
@@ -43,6 +44,11 @@ class TestCheckChoice:
 
     @pytest.mark.parametrize("value", ["gpu", 3, ["cpu"]])
     def test_names_key_value_and_what_is_allowed(self, value):
-        expected = f"\"shadow_device\" is {value!r}, but has to be one of None, 'cpu'"
-        with pytest.raises(ConfigurationError, match=re.escape(expected)):
+        expected = f"\"shadow_device\" is {value!r}, but has to be one of null, 'cpu'"
+        with pytest.raises(ConfigurationError, match=f"^{re.escape(expected)}$"):
             check_choice("shadow_device", value, [None, "cpu"])
+
+    def test_names_the_one_that_was_meant(self):
+        expected = "\"mode\" is 'avrage', but has to be one of 'recalibrate', 'average'; did you "
+        with pytest.raises(ConfigurationError, match=f'^{expected}mean "average"\\?$'):
+            check_choice("mode", "avrage", ["recalibrate", "average"])

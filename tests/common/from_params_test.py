@@ -33,18 +33,32 @@ class Base(ExplainedFromParams):
         self.size = size
 
 
+class Deep(ExplainedFromParams):
+    def __init__(self, rate: Union[float, Rate]) -> None:
+        self.rate = rate
+
+
+class Broken(ExplainedFromParams):
+    def __init__(self) -> None:
+        raise TypeError("broken inside")
+
+
 class Thing(Base):
     def __init__(
         self,
         rate: Union[float, Rate] = 1.0,
         rates: Optional[Dict[str, Rate]] = None,
         later: Optional[Lazy[Rate]] = None,
+        deep: Optional[Lazy[Deep]] = None,
+        broken: Optional[Union[int, Broken]] = None,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self._rate = rate
         self.rates = rates
         self.later = later
+        if deep is not None:
+            deep.construct()
 
 
 class TestExplainedFromParams:
@@ -67,15 +81,29 @@ class TestExplainedFromParams:
         [
             (
                 {"sise": 3},
-                'unknown key "sise" for Thing; its keys are later, names, rate, rates, size',
+                'unknown key "sise" for Thing; its keys are broken, deep, later, names, rate, '
+                'rates, size; did you mean "size"?',
             ),
-            ({"names": "x"}, "\"names\" is 'x', but has to be a list: ['x']"),
-            ({"size": "3"}, "Thing cannot be built from {'size': '3'}: Expected size to be a int."),
-            ({"rate": {"value": -1}}, '"value" is -1'),
-            ({"rate": {"valve": 1}}, 'unknown key "valve" for FixedRate; its keys are value'),
-            ({"rate": "fast"}, "'fast'"),
-            ({"rate": "fast"}, "Expected rate to be numeric"),
-            ({"rates": {"a": {"value": -1}}}, '"value" is -1'),
+            ({"names": "x"}, "\"names\" is 'x', but has to be a list of strings: ['x']"),
+            ({"size": "3"}, "\"size\" is '3', but has to be an integer"),
+            ({"rate": {"value": -1}}, '"rate": "value" is -1'),
+            (
+                {"rate": {"valve": 1}},
+                '"rate": unknown key "valve" for FixedRate; its keys are value; did you mean '
+                '"value"?',
+            ),
+            ({"rate": "fast"}, "\"rate\" is 'fast', but has to be a number or an object: "),
+            ({"rates": {"a": {"value": -1}}}, '"rates.a": "value" is -1'),
+            ({"rates": {"a": 3}}, '"rates.a" is 3, but has to be an object: {"type": ...}'),
+            (
+                {"rate": {"type": "constnat"}},
+                "\"rate\": \"type\" is 'constnat', but has to be one of 'fixed', 'constant', or a "
+                'class of yours: --include-package loads it; did you mean "constant"?',
+            ),
+            ({"rate": {"type": "no.such.Rate"}}, "unable to import module no.such"),
+            ({"deep": {"rate": {"value": -1}}}, '"deep.rate": "value" is -1'),
+            ({"broken": {}}, "Failed to construct argument broken"),
+            ({"broken": {}}, "broken inside"),
         ],
     )
     def test_errors_name_key_value_and_cause(self, params, message):
@@ -83,16 +111,16 @@ class TestExplainedFromParams:
             Thing.from_params(Params(params))
         assert message in str(error.value)
 
+    def test_an_object_is_what_it_stands_for(self):
+        with pytest.raises(ConfigurationError, match="^3 is given, but it has to be an object: "):
+            Rate.from_params(3)
+
     def test_given_params_are_left_alone_by_the_explanation(self):
         params = {"rate": {"value": 0.5}, "size": 2}
         Thing.from_params(Params(params).duplicate())
         assert params == {"rate": {"value": 0.5}, "size": 2}
 
     def test_errors_that_are_not_about_the_configuration_stay_what_they_are(self):
-        class Broken(ExplainedFromParams):
-            def __init__(self) -> None:
-                raise TypeError("broken inside")
-
         with pytest.raises(TypeError, match="^broken inside$"):
             Broken.from_params(Params({}))
 

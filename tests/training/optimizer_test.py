@@ -390,7 +390,7 @@ def test_hooks() -> None:
 @pytest.mark.parametrize(
     "params, message",
     [
-        ({"optimizer": "sgd"}, 'key "moving_average" is required'),
+        ({"optimizer": "sgd"}, "has to be given, but neither is"),
         ({"moving_average": AVERAGE}, 'key "optimizer" is required'),
         (
             {"optimizer": {"type": "adam"}, "average": AVERAGE},

@@ -4,9 +4,11 @@ why, and is made once, and only where it is needed.
 """
 
 import os
+import warnings
 from typing import Any, Callable, NamedTuple
 
 import torch
+from allennlp.common import Params
 from allennlp.models import archival
 from allennlp.training.callbacks.should_validate import ShouldValidateCallback
 from allennlp.training.checkpointer import Checkpointer
@@ -30,6 +32,11 @@ from allennlp_ema.training.repairs.checkpoints import (
     read_the_newest_whole_checkpoint,
     save_raw_weights_during_validation,
     write_whole_checkpoints,
+)
+from allennlp_ema.training.repairs.messages import (
+    leave_out_what_only_allennlp_could_heed,
+    name_the_type_that_was_meant,
+    say_what_may_stand_under_moving_average,
 )
 from allennlp_ema.training.repairs.schedulers import (
     keep_what_combined_had_set,
@@ -95,6 +102,11 @@ REPAIRS = [
         of=ReduceOnPlateauLearningRateScheduler,
         is_needed=reduce_on_plateau_takes_no_verbose,
         without_averages=True,
+    ),
+    Repair(leave_out_what_only_allennlp_could_heed, of=warnings, without_averages=True),
+    Repair(name_the_type_that_was_meant, of=Params, without_averages=True),
+    Repair(
+        say_what_may_stand_under_moving_average, of=AllenNLPMovingAverage, without_averages=True
     ),
     Repair(
         warn_that_repairs_are_left_out,

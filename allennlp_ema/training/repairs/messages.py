@@ -1,0 +1,88 @@
+"""
+What AllenNLP says, and lets torch say, in places where a user cannot tell what to do.
+"""
+
+import warnings
+from typing import Any, Callable, List, Optional
+
+from allennlp.common import Params, Registrable
+from allennlp.common.checks import ConfigurationError
+from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
+
+from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.common.from_params import ExplainedFromParams, check_type
+from allennlp_ema.common.json_values import misfit
+from allennlp_ema.common.nearest_names import did_you_mean
+
+
+def say_what_may_stand_under_moving_average() -> None:
+    """
+    The trainer asks AllenNLP's own base class for an average. That one calls `"moving_average":
+    0.999` "a `params` object that was not a `Params`", and of a misspelt `"type"` it does not say
+    which was meant.
+    """
+    stock = vars(AllenNLPMovingAverage).get("from_params", AllenNLPMovingAverage.from_params)
+
+    def from_params(
+        cls: Any,
+        params: Any,
+        constructor_to_call: Optional[Callable[..., Any]] = None,
+        constructor_to_inspect: Optional[Callable[..., Any]] = None,
+        **extras: Any,
+    ) -> Any:
+        if cls is AllenNLPMovingAverage:
+            found = misfit("moving_average", params, MovingAverage)
+            if found is not None:
+                raise ConfigurationError(str(found))
+            check_type(MovingAverage, params)
+        return stock.__func__(cls, params, constructor_to_call, constructor_to_inspect, **extras)
+
+    average: Any = AllenNLPMovingAverage
+    average.from_params = classmethod(from_params)
+
+
+def name_the_type_that_was_meant() -> None:
+    """
+    Callbacks, checkpointers and optimizers are chosen by AllenNLP's own base classes, whose error
+    lists all that are registered, and leaves it to the reader to find the one that was meant. It is
+    named if it is one of this package, or an average or schedule of somebody else.
+    """
+    params: Any = Params
+    stock = params.pop_choice
+
+    def pop_choice(self: Any, key: str, choices: List[Any], *args: Any, **kwargs: Any) -> Any:
+        given = self.params.get(key)
+        try:
+            return stock(self, key, choices, *args, **kwargs)
+        except ConfigurationError as error:
+            ending = did_you_mean(given, choices)
+            if key != "type" or not any(f'"{name}"' in ending for name in _explained_names()):
+                raise
+            raise ConfigurationError(error.message.rstrip(".") + ending) from None
+
+    params.pop_choice = pop_choice
+
+
+def _explained_names() -> List[str]:
+    return [
+        name
+        for registered in Registrable._registry.values()
+        for name, (cls, _) in registered.items()
+        if issubclass(cls, ExplainedFromParams)
+    ]
+
+
+def leave_out_what_only_allennlp_could_heed() -> None:
+    """
+    AllenNLP's trainer calls `torch.cuda.amp`, which torch 2.4 deprecated, in each training and
+    validation, with and without `use_amp`: four lines of a warning that nobody but AllenNLP could
+    do anything about. It is left out where AllenNLP's trainer causes it, and nowhere else; whoever
+    asks for warnings with `-W` or `PYTHONWARNINGS` still gets it.
+    """
+    warnings.filterwarnings(
+        "ignore",
+        message=r"`torch\.cuda\.amp\.(autocast|GradScaler)\(args\.\.\.\)` is deprecated",
+        category=FutureWarning,
+        module=r"allennlp\.training\.gradient_descent_trainer$",
+        append=True,
+    )
