@@ -1,6 +1,7 @@
 # Everything here needs Python and make alone: each target first installs what it uses into $(VENV).
 #
-#   make train         writes the data, trains with averaged weights, and shows their accuracy on the test split
+#   make train         writes the data, trains with averaged weights, and shows their accuracy on the test split and a
+#                      picture of what averaging did
 #   make test          the test suite; make test-pinned runs it on AllenNLP's own pins, under Python 3.10
 #   make test-peers    the averages against those of optax, timm and ema-pytorch, under Python 3.11 or later
 #   make lint          ruff and mypy; make format applies ruff's formatting
@@ -33,6 +34,15 @@ RUN := runs/python_tokens
 .PHONY: train test test-pinned pinned-python test-peers experiments treebank benchmark lint format install lock clean
 .DELETE_ON_ERROR:
 
+# Warnings that nobody who trains can do anything about, each by its message and module: most come while AllenNLP
+# imports its own dependencies, before any plug-in is loaded. What PYTHONWARNINGS says already goes before them.
+NOT_FOR_USERS := ignore:Failed to load image Python extension:UserWarning:torchvision.io.image
+NOT_FOR_USERS := $(NOT_FOR_USERS),ignore:User provided device_type of 'cuda':UserWarning:torch.amp.autocast_mode
+GOOGLE := google.api_core._python_version_support
+NOT_FOR_USERS := $(NOT_FOR_USERS),ignore:You are using a non-supported Python version:FutureWarning:$(GOOGLE)
+NOT_FOR_USERS := $(NOT_FOR_USERS),ignore:You are using a Python version:FutureWarning:$(GOOGLE)
+
+train: export PYTHONWARNINGS := $(NOT_FOR_USERS),$(PYTHONWARNINGS)
 train: install
 	$(BIN)/python fixtures/python_tokens.py $(DATA)
 	$(BIN)/allennlp train training_configs/python_tokens.jsonnet --serialization-dir $(RUN) --force
@@ -42,6 +52,9 @@ train: install
 	@echo "test accuracy, averaged weights:  $$($(call accuracy,$(RUN)/test_averaged.json))"
 	@echo "test accuracy, last raw weights:  $$($(call accuracy,$(RUN)/test_raw.json))"
 	@echo "model:                            $(RUN)/model.tar.gz"
+	@echo "averaged and raw, by epoch:       $(RUN)/moving_average.png"
+	@echo "what is there, what averages of other lengths would be worth:"
+	@echo "    $(BIN)/allennlp average inspect $(RUN) && $(BIN)/allennlp average sweep $(RUN) $(DATA)/dev.tsv"
 
 accuracy = $(BIN)/python -c 'import json; print("%.4f" % json.load(open("$(1)"))["accuracy"])'
 

@@ -34,5 +34,11 @@
     validation_metric: "+accuracy",
     optimizer: { type: "adam", lr: 0.005 },
     moving_average: { type: "exponential", decay: 0.999 },
+    callbacks: [
+      // moving_average.png, beside the model: what averaging does.
+      { type: "moving_average_monitor" },
+      // So that averages of other lengths can be made afterwards, by `allennlp average sweep`.
+      { type: "moving_average_snapshots", every_num_updates: { fraction: 0.05 } },
+    ],
   },
 }

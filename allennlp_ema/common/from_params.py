@@ -96,6 +96,10 @@ def _check_arguments(cls: Type[FromParams], given: Any, extras: Dict[str, Any]) 
             raise ConfigurationError(str(found))
 
 
+# How AllenNLP begins where none of several types fits, and where one of them does not.
+_OF_UNIONS = ("Failed to construct argument ", "Expected ")
+
+
 class _Placed(NamedTuple):
     """What an error says, and of which place in the configuration."""
 
@@ -106,13 +110,15 @@ class _Placed(NamedTuple):
 def _explained(error: ConfigurationError, place: str) -> ConfigurationError:
     """
     An error that says where, seen from `place`, the object stands that it is about; `error` itself
-    if it is about the object at `place`. If AllenNLP has put an error of its own in front, because
-    of an argument that may be of several types, it is found among the causes.
+    if it is about the object at `place`. Of an argument that may be of several types AllenNLP says
+    which ones it tried; what is wrong is found among the causes then.
     """
     chain = list(_chain(error))
     known = next((each.placed for each in chain if hasattr(each, "placed")), None)
     if known is None and len(chain) > 1:
-        known = _Placed("; ".join(map(_message, chain)), place)
+        messages = list(map(_message, chain))
+        reasons = [each for each in messages if not each.startswith(_OF_UNIONS)]
+        known = _Placed("; ".join(reasons or messages), place)
     error.placed = known or _Placed(error.message, place)  # type: ignore[attr-defined]
     message, known_place = error.placed  # type: ignore[attr-defined]
     if known_place.startswith(place) and known_place != place:

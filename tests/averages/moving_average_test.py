@@ -208,11 +208,11 @@ class TestInvalidSettings:
             ({"update_every": "2"}, "2"),
             (
                 {"shadow_dtype": "float16"},
-                "\"shadow_dtype\" is 'float16', but has to be one of None, 'float32', 'float64'",
+                "\"shadow_dtype\" is 'float16', but has to be one of null, 'float32', 'float64'",
             ),
             (
                 {"shadow_device": "gpu"},
-                "\"shadow_device\" is 'gpu', but has to be one of None, 'cpu'",
+                "\"shadow_device\" is 'gpu', but has to be one of null, 'cpu'",
             ),
             ({"include": ["nothing"]}, "\"include\" is ['nothing']"),
             ({"include": []}, '"include" is []'),

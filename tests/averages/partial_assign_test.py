@@ -67,6 +67,13 @@ def test_what_is_not_averaged_is_refused(what: Any, named: str) -> None:
     assert not average.is_assigned
 
 
+def test_a_misspelt_name_gets_the_nearest() -> None:
+    _, average = moved({"decay": 0.5})
+    name = next(iter(dict(average.named_averages())))
+    with pytest.raises(ConfigurationError, match=f'; did you mean "{name}"\\?$'):
+        average.assign_average_value([name[:-1]])
+
+
 class TestOptimizer:
     def optimizer(self, **arguments: Any) -> Any:
         model = Linear(2, 1)

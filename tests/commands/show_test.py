@@ -105,7 +105,8 @@ def test_the_picture(config, capsys, tmp_path):
         ("{", [], "{ is truncated or not JSON: "),
         ("mine", [], "'mine' is neither an object in JSON, nor the file of a configuration"),
         ("missing.jsonnet", [], "missing.jsonnet: there is no such file"),
-        ('{"type": "mine"}', [], '{"type": "mine"}: mine not in acceptable choices'),
+        ("unifrom", [], 'swa, window, lawa; did you mean "uniform"?'),
+        ('{"type": "mine"}', [], '{"type": "mine"}: "type" is \'mine\', but has to be one of'),
         ('{"decay": 1.5}', [], '{"decay": 1.5}: '),
         ('{"type": ["a"]}', [], "\"type\" is ['a'], but has to be the name of a MovingAverage"),
         ('{"decy": 1}', [], 'unknown key "decy" for ExponentialMovingAverage'),
@@ -124,7 +125,7 @@ def test_the_picture(config, capsys, tmp_path):
         (
             '{"type": "uniform", "start_step": {"fraction": 1.5}}',
             [],
-            '"fraction" is 1.5, but has to be a finite number <= 1 and > 0',
+            '"fraction" is 1.5, but has to be a finite number > 0 and <= 1',
         ),
     ],
     ids=str,

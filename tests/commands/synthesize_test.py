@@ -149,7 +149,7 @@ def test_what_is_not_averaged_is_of_the_same_update_or_else_of_the_best_epoch(
         ({"type": "power_function"}, 'exactly one of "sigma_rel" and "gamma" has to be given'),
         ({"decay": 1.5}, '"decay" is 1.5, but has to be a finite number >= 0 and <= 1'),
         ({"type": "bank", "averages": {"a": {}}, "active": "a"}, "a bank is several averages (a)"),
-        ({"type": "nothing"}, "nothing not in acceptable choices for type"),
+        ({"type": "nothing"}, "\"type\" is 'nothing', but has to be one of"),
     ],
     ids=str,
 )

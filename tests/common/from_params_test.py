@@ -102,7 +102,6 @@ class TestExplainedFromParams:
             ),
             ({"rate": {"type": "no.such.Rate"}}, "unable to import module no.such"),
             ({"deep": {"rate": {"value": -1}}}, '"deep.rate": "value" is -1'),
-            ({"broken": {}}, "Failed to construct argument broken"),
             ({"broken": {}}, "broken inside"),
         ],
     )
@@ -110,6 +109,7 @@ class TestExplainedFromParams:
         with pytest.raises(ConfigurationError) as error:
             Thing.from_params(Params(params))
         assert message in str(error.value)
+        assert "Failed to construct" not in str(error.value)
 
     def test_an_object_is_what_it_stands_for(self):
         with pytest.raises(ConfigurationError, match="^3 is given, but it has to be an object: "):

@@ -47,5 +47,7 @@ def test_names_without_a_sign_are_refused(names):
 def test_a_metric_that_is_missing_or_no_number_is_refused():
     with pytest.raises(ConfigurationError, match=r"is '\+f2', but x\.json has accuracy, f1, loss"):
         SignedMetric("+f2").value(METRICS, "x.json")
+    with pytest.raises(ConfigurationError, match=r'f1, loss; did you mean "accuracy"\?$'):
+        SignedMetric("+acuracy").value(METRICS, "x.json")
     with pytest.raises(ConfigurationError, match=r"is '\+f1', which is \[0.5, 0.25\], but"):
         SignedMetric("+f1").value(METRICS, "x.json")

@@ -68,7 +68,8 @@ def _explained_names() -> List[str]:
         name
         for registered in Registrable._registry.values()
         for name, (cls, _) in registered.items()
-        if issubclass(cls, ExplainedFromParams)
+        # Some activations are functions.
+        if isinstance(cls, type) and issubclass(cls, ExplainedFromParams)
     ]
 
 

@@ -352,7 +352,7 @@ class TestMistakes:
                 "\"mode\" is 'recompute', but has to be one of 'recalibrate', ",
             ),
             ({"num_batches": 0}, '"num_batches" is 0, but has to be an integer >= 1'),
-            ({"num_batches": "x"}, "'num_batches': 'x'.*Expected num_batches to be a int"),
+            ({"num_batches": "x"}, "\"num_batches\" is 'x', but has to be an integer"),
             ({"batches": 5}, '"batches" .*its keys are mode, num_batches'),
         ],
     )
