@@ -50,7 +50,7 @@ class ExplainedFromParams(FromParams):
             explained = _explained(error, place)
             if explained is error:
                 raise
-            raise explained from None
+            raise explained from explained.__cause__
 
     def _to_params(self) -> Dict[str, Any]:
         base = next(cls for cls in type(self).__mro__ if cls in Registrable._registry)
@@ -61,8 +61,8 @@ def check_type(cls: Any, given: Any) -> None:
     """
     # Raises
 
-    `ConfigurationError` : if `given`, `Params` or a dictionary of them, has no `"type"` that names
-        one of the classes that are registered for `cls`, or is itself of another form.
+    `ConfigurationError` : if `given` is neither an object nor a type alone, or if its type is
+        neither registered for `cls` nor the path of a class.
     """
     if not isinstance(given, (str, Mapping)):
         raise ConfigurationError(f"{given!r} is given, but it has to be {in_words(cls)}")
@@ -115,11 +115,12 @@ def _explained(error: ConfigurationError, place: str) -> ConfigurationError:
     """
     chain = list(_chain(error))
     known = next((each.placed for each in chain if hasattr(each, "placed")), None)
-    if known is None and len(chain) > 1:
-        messages = list(map(_message, chain))
+    messages = list(map(_message, chain))
+    if known is None and error.message.startswith(_OF_UNIONS[0]):
         reasons = [each for each in messages if not each.startswith(_OF_UNIONS)]
-        known = _Placed("; ".join(reasons or messages), place)
-    error.placed = known or _Placed(error.message, place)  # type: ignore[attr-defined]
+        error.placed = _Placed("; ".join(reasons or messages), place)  # type: ignore[attr-defined]
+    else:
+        error.placed = known or _Placed(error.message, place)  # type: ignore[attr-defined]
     message, known_place = error.placed  # type: ignore[attr-defined]
     if known_place.startswith(place) and known_place != place:
         message = f'"{known_place[len(place) :].strip(".")}": {message}'
@@ -127,6 +128,8 @@ def _explained(error: ConfigurationError, place: str) -> ConfigurationError:
         return error
     explained = ConfigurationError(message)
     explained.placed = error.placed  # type: ignore[attr-defined]
+    # What no class of this package has said is worth its traceback. It also hides the context.
+    explained.__cause__ = error if known is None else None
     return explained
 
 
