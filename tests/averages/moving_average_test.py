@@ -196,8 +196,8 @@ class TestInvalidSettings:
             ({"decay": -0.1}, '"decay" is -0.1'),
             ({"decay": float("nan")}, '"decay" is nan'),
             ({"decay": "0.9"}, "0.9"),
-            ({"decay": True}, "True"),
-            ({"decay": None}, '"decay" is None'),
+            ({"decay": True}, "is true"),
+            ({"decay": None}, '"decay" is null'),
             ({"numerator": -1}, '"numerator" is -1, but has to be a finite number >= 0'),
             ({"denominator": 0}, '"denominator" is 0, but has to be a finite number > 0'),
             ({"denominator": "ten"}, "ten"),
@@ -262,7 +262,9 @@ class TestInvalidSettings:
     def test_a_regular_expression_of_several_that_matches_nothing_is_warned_of(self, caplog):
         built({"include": ["weight", "wieght"]}, named_parameter(torch.ones(2)))
         (warning,) = [each for each in caplog.records if each.levelno == logging.WARNING]
-        assert warning.getMessage() == "\"include\" has 'wieght', which matches no parameter"
+        assert warning.getMessage() == (
+            '"include" has \'wieght\', which matches no parameter; did you mean "weight"?'
+        )
 
 
 class TestInfoLine:
