@@ -1,5 +1,5 @@
 """
-Checkpoints that hold averages where a model's weights are looked for, and are whole or not there.
+The checkpointer whose model states hold the averages and whose checkpoints are written whole.
 """
 
 import contextlib
@@ -28,17 +28,17 @@ logger = logging.getLogger(__name__)
 @Checkpointer.register("swapping")
 class SwappingCheckpointer(ExplainedFromParams, Checkpointer):
     """
-    Swaps the averages in for each checkpoint: every `model_state_*.th` holds them under the
-    parameters' own names, ready for `allennlp evaluate --weights-file`, as with the
-    `swapping_saver` of `tf.contrib.opt.MovingAverageOptimizer`. The raw weights are in the training
-    state, and `--recover` goes on from them.
+    Swaps the averages in for each checkpoint, as the `swapping_saver` of
+    `tf.contrib.opt.MovingAverageOptimizer` does. Every `model_state_*.th` holds the averages under
+    the names of the parameters, ready for `allennlp evaluate --weights-file`. The training state
+    holds the raw weights, and `--recover` continues from them.
 
     Both files are written under another name and then renamed, so that a killed process leaves no
-    half of a checkpoint. `--recover` passes over a checkpoint that cannot be read or is of another
-    training, with a warning, and goes on from the newest one that is left.
+    partial checkpoint. `--recover` skips a checkpoint that cannot be read or belongs to another
+    training, and warns of it. It continues from the newest of the other checkpoints.
 
-    It swaps the average of the trainer, or of an optimizer of type `"moving_average"`. Without
-    either there is nothing to swap; it warns of that and saves the weights as they are.
+    The average is that of the trainer, or of an optimizer of type `"moving_average"`. If there is
+    none, the checkpointer warns of that and saves the weights as they are.
 
     ```python
     >>> from allennlp.training.checkpointer import Checkpointer
@@ -53,18 +53,18 @@ class SwappingCheckpointer(ExplainedFromParams, Checkpointer):
     # Parameters
 
     serialization_dir : `str`
-        Where the files are. The trainer gives it.
+        The directory of the files. The trainer gives it.
     save_completed_epochs : `bool`, optional (default = `True`)
-        Save a checkpoint at the end of each epoch.
+        Whether to save a checkpoint at the end of each epoch.
     save_every_num_seconds : `float`, optional (default = `None`)
-        Save one when the last is as many seconds old.
+        Save a checkpoint when the last one is this many seconds old.
     save_every_num_batches : `int`, optional (default = `None`)
-        Save one when the last is as many batches old.
+        Save a checkpoint when the last one is this many batches old.
     keep_most_recent_by_count : `int`, optional (default = `2`)
         How many checkpoints to keep.
     keep_most_recent_by_age : `int`, optional (default = `None`)
-        Keep those that are not older than so many seconds as well. All checkpoints are kept if this
-        and `keep_most_recent_by_count` are both `None`.
+        Also keep the checkpoints that are at most this many seconds old. All checkpoints are kept
+        if this and `keep_most_recent_by_count` are both `None`.
     """
 
     _has_warned = False
@@ -75,11 +75,11 @@ class SwappingCheckpointer(ExplainedFromParams, Checkpointer):
         if checkpoint is not None:
             self._save(trainer, checkpoint)
         else:
-            # Only one of several workers saves, but all of them may be needed to compute what goes
-            # with the averages (statistics of a batch norm, say).
+            # Only one of several workers saves, but all of them may be needed to compute an
+            # attachment of the averages, for example batch-norm statistics.
             with average_values_of(trainer._moving_average):
                 pass
-        # Finds the files there, and does what is left to do.
+        # The base class does not write files that exist, but it removes old checkpoints.
         super().save_checkpoint(trainer)
 
     def _check_average(self, average: Any) -> None:
@@ -97,10 +97,11 @@ class SwappingCheckpointer(ExplainedFromParams, Checkpointer):
 
     def _save(self, trainer: Any, checkpoint: TrainerCheckpoint) -> None:
         values = self._tensors(checkpoint.model_state)
-        # By their memory, because a tied parameter has more names here than in the average.
+        # Tensors are compared by memory, because a tied parameter has more names here than in the
+        # average.
         averaged = {_memory(tensor) for tensor in _averaged_tensors(trainer)}
         raw = {name: value for name, value in values.items() if _memory(value) in averaged}
-        # Buffers may follow the averages too, and need not do so in place.
+        # Buffers are cloned, because assigning the averages may change them too, in place or not.
         parameters = {_memory(parameter) for parameter in trainer._pytorch_model.parameters()}
         buffers = {n: v.clone() for n, v in values.items() if _memory(v) not in parameters}
         training_state = checkpoint.trainer_state
@@ -113,7 +114,7 @@ class SwappingCheckpointer(ExplainedFromParams, Checkpointer):
             torch.save({**training_state, RAW_MODEL_STATE: raw}, training_file)
 
     def _tensors(self, model_state: Any) -> Dict[str, Tensor]:
-        # A worker's shard has what it needs to be put together beside it.
+        # A sharded state has its weights under "weights", beside the data for merging the shards.
         values = model_state["weights"] if self.state_is_sharded else model_state
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
@@ -131,7 +132,7 @@ def _averaged_tensors(trainer: Any) -> List[Tensor]:
         return []
     if isinstance(average, MovingAverage):
         return [value for _, value in average.named_raw_values()]
-    # What the trainer gives to one that was written for AllenNLP's own base class.
+    # The trainer gives these to an average that was written for AllenNLP's own base class.
     return [p for p in trainer._pytorch_model.parameters() if p.requires_grad]
 
 
@@ -143,7 +144,9 @@ def _memory(tensor: Tensor) -> int:
 
 @contextlib.contextmanager
 def average_values_of(average: Any) -> Iterator[None]:
-    """A context in which the parameters hold their averages, by whichever class; or `None`."""
+    """
+    A context in which the parameters hold their averages. `average` may be of any class, or `None`.
+    """
     if average is None:
         yield
         return

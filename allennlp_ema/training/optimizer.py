@@ -48,9 +48,9 @@ def _of_the_inner_optimizer(name: str) -> Any:
 class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
     """
     Wraps an optimizer and averages the parameters after each of its steps, as
-    `tfa.optimizers.MovingAverage` does. It works in any loop: parameter groups and state are those
-    of the inner optimizer, so that learning rate schedulers and `GradScaler` find what they need.
-    A step that `GradScaler` leaves out moves neither the average nor its count.
+    `tfa.optimizers.MovingAverage` does. It works in any training loop: its parameter groups and its
+    state are those of the inner optimizer, so learning rate schedulers and `GradScaler` find what
+    they need. A step that `GradScaler` skips changes neither the average nor its count.
 
     ```python
     >>> model = torch.nn.Linear(2, 1)
@@ -65,11 +65,12 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
 
     ```
 
-    AllenNLP's trainer takes such an average for its own: it validates with it, writes it to
-    `best.th`, leaves it in the model at the end and applies it after each step, so that everything
-    is as with the trainer's own `moving_average`, for callbacks and checkpointers too. It does so
-    when it is built, and not through a callback, because a callback can be forgotten, and then raw
-    weights would be validated without a word. Both at once are a `ConfigurationError`.
+    AllenNLP's trainer uses this average as its own. It validates with the average, writes it to
+    `best.th`, applies it after each step and leaves it in the model at the end. So callbacks,
+    checkpoints and the rest work as with the trainer's own `moving_average`. The trainer takes the
+    average when it is built and not through a callback, because without the callback it would
+    validate raw weights and give no warning. An average in the trainer and in the optimizer at once
+    is a `ConfigurationError`.
 
     Registered as an `Optimizer` with name "moving_average".
 
@@ -81,10 +82,10 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         The optimizer that takes the steps. From Python it may also be a `torch.optim.Optimizer`.
     moving_average : `Lazy[MovingAverage]`, optional (default = `None`)
         The average. From Python it may also be a `MovingAverage`. Exactly one of `moving_average`
-        and `average_decay` is given.
+        and `average_decay` has to be given.
     average_decay : `float`, optional (default = `None`)
-        In its place the exponential average of this decay at every update, as
-        in `tfa.optimizers.MovingAverage(optimizer, average_decay=0.99)`.
+        The decay of an exponential average at every update, which is used instead of
+        `moving_average`, as in `tfa.optimizers.MovingAverage(optimizer, average_decay=0.99)`.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         inner: Any = optimizer
         self._optimizer_params: Any = None
         if isinstance(inner, Lazy):
-            # It may be a name alone.
+            # The configuration of an optimizer may be just a name.
             given: Any = inner._params
             self._optimizer_params = (
                 given.as_dict(quiet=True) if isinstance(given, Params) else given
@@ -126,11 +127,12 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         self.optimizer: torch.optim.Optimizer = inner
         self.moving_average: MovingAverage = average
         self._averages_at_step = True
-        # How often averages were assigned when they were swapped out, and to which parameters.
+        # How often and to which parameters averages were assigned before `swap_weights` restored
+        # the raw values, so that its next call can assign them again.
         self._num_set_aside = 1
         self._names_set_aside: Optional[Collection[str]] = None
-        # The constructor of the base class would begin with groups and a state of its own. What it
-        # does besides is also done where a pickled optimizer comes back.
+        # The base class's constructor would make new groups and a new state. `__setstate__` does
+        # the rest of what it does.
         self.__setstate__({})
 
     def _to_params(self) -> Dict[str, Any]:
@@ -145,14 +147,14 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         }
 
     def __getstate__(self) -> Dict[str, Any]:
-        # That of the base class has the groups and the state alone.
+        # The base class would copy only the groups and the state.
         return dict(vars(self))
 
     defaults: Any = _of_the_inner_optimizer("defaults")
     param_groups: Any = _of_the_inner_optimizer("param_groups")
     state: Any = _of_the_inner_optimizer("state")
 
-    # The inner optimizer makes and loads its part of the state, and so calls their hooks.
+    # The inner optimizer makes and loads its part of the state, so it has to call these hooks.
     register_state_dict_pre_hook: Any = _of_the_inner_optimizer("register_state_dict_pre_hook")
     register_state_dict_post_hook: Any = _of_the_inner_optimizer("register_state_dict_post_hook")
     register_load_state_dict_pre_hook: Any = _of_the_inner_optimizer(
@@ -164,23 +166,23 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
 
     def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
         """
-        A step of the inner optimizer, and an update of the average from what it led to.
+        Takes a step with the inner optimizer, and then updates the average.
 
         # Returns
 
         loss : `Any`
-            What the inner optimizer returns: the closure's loss, `None` without one.
+            What the inner optimizer returns: the loss of the closure, or `None` without a closure.
 
         # Raises
 
-        `RuntimeError` : while averages are assigned. Nothing is changed then.
+        `RuntimeError` : if averages are assigned. Nothing is changed then.
         """
         if self.moving_average.is_assigned:
             raise RuntimeError(
                 "the parameters hold their averages at present, which are nothing to take a step "
                 "from: call swap_weights() before step()"
             )
-        # Not every optimizer takes a closure, AllenNLP's "multi" does not.
+        # Some optimizers take no closure, for example AllenNLP's "multi".
         loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
         if self._averages_at_step:
             self.moving_average.apply(self.moving_average.num_updates + 1)
@@ -191,8 +193,8 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         # Returns
 
         moving_average : `MovingAverage`
-            The average, for a trainer that from now on applies it itself after each step; `step`
-            alone averages no more.
+            The average, for a trainer that applies it after each step from now on. `step` no longer
+            updates it.
         """
         self._averages_at_step = False
         return self.moving_average
@@ -201,7 +203,10 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         self.optimizer.zero_grad(*args, **kwargs)
 
     def add_param_group(self, param_group: Dict[str, Any]) -> None:
-        """Adds a group to the inner optimizer. What the average was not built with it ignores."""
+        """
+        Adds a group to the inner optimizer. Parameters that the average was not built with are not
+        averaged.
+        """
         num_groups = len(self.param_groups)
         self.optimizer.add_param_group(param_group)
         added = [p for group in self.param_groups[num_groups:] for p in group["params"]]
@@ -219,23 +224,25 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
     ) -> None:
         """
         Gives the parameters their averages, if they do not have them already. `swap_weights` gives
-        them their own values again.
+        them their raw values again.
 
         # Parameters
 
         parameters : `Iterable[Union[Tensor, str]]`, optional (default = `None`)
-            Only these, or those of these names. `None` means all.
+            Only these parameters, given as tensors or names. `None` means all.
         """
         if parameters is not None:
-            # Names of the same parameters each time, whatever they are given as.
+            # Names are kept, because averages may be assigned several times and an iterator can be
+            # read only once.
             self._names_set_aside = {self.moving_average.checked_name(each) for each in parameters}
         if not self.moving_average.is_assigned:
             self.swap_weights()
 
     def swap_weights(self) -> None:
         """
-        Gives the parameters their averages if they have their own values, and else the other way
-        round. Twice is the identity, bit for bit, also within `average_values`.
+        Gives the parameters their averages if they hold their raw values, and their raw values if
+        they hold their averages. Two calls change nothing, bit for bit, also within
+        `average_values`.
         """
         assigned = self.moving_average.assigned
         if assigned is not None:
@@ -251,8 +258,8 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
 
     def average_values(self) -> ContextManager[None]:
         """
-        A context in which the parameters hold their averages. They get their own values again
-        whatever is raised in it.
+        A context in which the parameters hold their averages. They get their raw values again, also
+        after an exception.
         """
         return self.moving_average.average_values()
 
@@ -261,7 +268,8 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         # Returns
 
         average : `Optional[Tensor]`
-            The average of a parameter, of its shape, never a copy; `None` if it is not averaged.
+            The average of a parameter, with the parameter's shape. It is never a copy. `None` if
+            the parameter is not averaged.
         """
         return self.moving_average.average(parameter_or_name)
 
@@ -270,14 +278,14 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         # Parameters
 
         copy : `bool`, optional (default = `False`)
-            Return tensors of its own, which stay what they are: for a state that is written in the
-            background, or kept.
+            Return copies of the tensors, which later steps and swaps do not change. A state needs
+            this if it is kept, or written in the background.
 
         # Returns
 
         state : `Dict[str, Any]`
-            The state of the inner optimizer, and under `"moving_average"` that of the average. Its
-            tensors are references, which the next step or swap changes.
+            The state of the inner optimizer, and the state of the average under `"moving_average"`.
+            Without `copy` its tensors are references, which the next step or swap changes.
         """
         inner = self.optimizer.state_dict()
         return {
@@ -287,11 +295,11 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """
-        Loads the state of both.
+        Loads the states of the inner optimizer and of the average.
 
         # Raises
 
-        `ConfigurationError` : if there is no state of the average or not one that fits. Nothing is
+        `ConfigurationError` : if the state of the average is missing or does not fit. Nothing is
         changed then.
         """
         if _AVERAGE_KEY not in state_dict:

@@ -1,5 +1,5 @@
 """
-An attribute of an object that is another one for a while.
+The temporary replacement of an attribute of an object.
 """
 
 import contextlib
@@ -9,8 +9,8 @@ from typing import Any, Iterator
 @contextlib.contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """
-    A context in which `owner.name` is `value`. What was the class's own is so again, and nothing of
-    it stays in the object to be copied with it.
+    A context in which `owner.name` is `value`. An attribute of the class is not left in the object
+    afterwards, because it would be copied with the object.
     """
     own = dict(vars(owner))
     setattr(owner, name, value)

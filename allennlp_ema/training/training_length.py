@@ -1,5 +1,5 @@
 """
-How long a training is, for durations in epochs or as a fraction.
+The length of a training, for durations in epochs or as a fraction.
 """
 
 import math
@@ -14,17 +14,19 @@ from allennlp_ema.weighting.duration import TrainingLength
 
 
 def training_length(trainer: GradientDescentTrainer) -> TrainingLength:
-    """The number of updates in an epoch, if the data loader has a length, and of epochs."""
+    """
+    The number of updates in an epoch, if the data loader has a length, and the number of epochs.
+    """
     num_batches = _num_batches(trainer.data_loader)
     if trainer._distributed:
-        # An epoch ends with the worker that has the fewest.
+        # An epoch ends when the worker with the fewest batches has no more.
         num_batches = dist_reduce(num_batches, dist.ReduceOp.MIN)
     num_updates = math.ceil(num_batches / trainer._num_gradient_accumulation_steps)
     return TrainingLength(num_updates or None, trainer._num_epochs)
 
 
 def _num_batches(data_loader: Any) -> int:
-    # Some batch samplers shuffle to find it out, of which the training is not to notice anything.
+    # Some batch samplers shuffle to find out their length, which must not change the training.
     state = random.getstate()
     try:
         return len(data_loader)

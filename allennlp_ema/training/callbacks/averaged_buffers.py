@@ -14,8 +14,8 @@ from allennlp_ema.averages.attachment import Attachment
 
 class AveragedBuffers(Attachment):
     """
-    The floating-point buffers of a model that its state dict holds, averaged by the same rule and
-    with the same weights as its parameters.
+    The floating-point and complex buffers in a model's state dict. They are averaged by the same
+    rule and with the same weights as the parameters.
 
     # Parameters
 
@@ -36,10 +36,11 @@ class AveragedBuffers(Attachment):
             for name, (module, key) in self._places.items():
                 followed = self._buffers[name]
                 if module._buffers[key] is not followed:
-                    # Some modules put a new tensor in the place of the old one.
+                    # Some modules replace a buffer by a new tensor instead of changing it in place.
                     module._buffers[key] = followed.copy_(module.get_buffer(key))
             if is_distributed():
-                # The primary's, as `DistributedDataParallel` does before the next batch.
+                # All processes average the primary's buffers, which `DistributedDataParallel` would
+                # send only before the next batch.
                 followed_tensors = list(self._buffers.values())
                 flat = torch.cat([followed.reshape(-1) for followed in followed_tensors])
                 dist.broadcast(flat, src=0)
@@ -49,7 +50,7 @@ class AveragedBuffers(Attachment):
 
 
 def _floating_point_buffers(model: torch.nn.Module) -> Dict[str, Tuple[torch.nn.Module, str]]:
-    """Where the floating-point and complex buffers are that a state dict holds, by name."""
+    """The module and the key of each floating-point or complex buffer in a state dict, by name."""
     return {
         f"{prefix}.{key}" if prefix else key: (module, key)
         for prefix, module in model.named_modules()
@@ -61,5 +62,5 @@ def _floating_point_buffers(model: torch.nn.Module) -> Dict[str, Tuple[torch.nn.
 
 
 def _is_expanded(buffer: Tensor) -> bool:
-    """Whether its values share memory, so that nobody can write to them and they stay the same."""
+    """Whether values of `buffer` share memory. Nobody can write to such a buffer."""
     return any(size > 1 and stride == 0 for size, stride in zip(buffer.shape, buffer.stride()))

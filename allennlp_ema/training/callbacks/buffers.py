@@ -1,5 +1,5 @@
 """
-Buffers of the averaged model: the callback.
+The callback that gives the averaged model its own buffers.
 """
 
 import itertools
@@ -27,13 +27,15 @@ logger = logging.getLogger(__name__)
 @TrainerCallback.register("moving_average_buffers")
 class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
     """
-    Gives the averaged model buffers of its own, because averaged weights do not go with batch-norm
-    statistics that were gathered for raw weights. These buffers are assigned with the averages, and
-    the raw ones come back with the raw weights; so `best.th` and the model after training hold the
-    right ones. In a model without such buffers nothing happens.
+    Gives the averaged model its own buffers, because batch-norm statistics that were gathered for
+    the raw weights do not fit the averaged weights. These buffers are assigned together with the
+    averages, and the raw buffers are restored together with the raw weights. So `best.th` and the
+    model after training hold the right buffers. The callback does nothing if the model has no such
+    buffers.
 
-    In a distributed training all processes have to assign averages together, except where these
-    have not changed since the last time: with `"recalibrate"` each of them takes part.
+    With `"recalibrate"` in distributed training, all processes have to assign averages together,
+    because each of them computes a part of the statistics. Only averages that have not changed
+    since the last time may be assigned by one process alone.
 
     ```python
     >>> from allennlp.training.callbacks import TrainerCallback
@@ -50,18 +52,18 @@ class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
     serialization_dir : `str`
         The trainer gives it.
     mode : `str`, optional (default = `"recalibrate"`)
-        `"recalibrate"` computes the running statistics of batch (and instance) norms afresh when
-        averages are assigned that have changed since the last time: the mean statistics of batches
-        of the training data, with the averaged model in training mode (Izmailov et al. 2018,
-        "Averaging Weights Leads to Wider Optima and Better Generalization", section 3.2). Other
-        buffers stay as they are.
+        `"recalibrate"` computes the running statistics of batch norms and instance norms anew when
+        averages are assigned that have changed since the last time. The new statistics are the mean
+        statistics of batches of the training data, with the averaged model in training mode
+        (Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization",
+        section 3.2). Other buffers keep their raw values.
 
         `"average"` averages all floating-point and complex buffers by the same rule and with the
-        same weights as the parameters; integers stay as they are. This takes no forward passes, but
-        what it averages are statistics of raw weights.
+        same weights as the parameters. Integer buffers keep their raw values. This needs no forward
+        passes, but the averaged statistics are those of raw weights.
     num_batches : `int`, optional (default = `100`)
-        For `"recalibrate"`: how many batches of the training loader, on each process. If it has
-        fewer, all are used.
+        How many batches of the training loader each process uses for `"recalibrate"`. If the loader
+        has fewer batches, all of them are used.
     """
 
     def __init__(
@@ -70,14 +72,14 @@ class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
         super().__init__(serialization_dir)
         self.mode = check_choice("mode", mode, ["recalibrate", "average"])
         self.num_batches = check_integer("num_batches", num_batches, minimum=1)
-        # Checkpoints had the buffers here before they were in the state of the average.
+        # Older checkpoints hold the buffers here, and not in the state of the average.
         self._loaded_state: Dict[str, Any] = {}
 
     def on_start(
         self, trainer: GradientDescentTrainer, is_primary: bool = True, **kwargs: Any
     ) -> None:
         if self.trainer is trainer:
-            # It trains for a second time.
+            # When the trainer trains a second time, the average has its attachment already.
             return
         super().on_start(trainer, is_primary, **kwargs)
         average = average_of(trainer, "moving_average_buffers")
@@ -116,10 +118,11 @@ class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if is_distributed() and self.mode == "recalibrate":
-            # Next the primary alone assigns the averages, to save them.
+            # The primary assigns the averages alone when it saves them next, so all processes
+            # recalibrate together before.
             with average_of(trainer, "moving_average_buffers").average_values():
                 pass
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        # The trainer loads its callbacks before they get to know it.
+        # The trainer loads the states of its callbacks before it calls `on_start`.
         self._loaded_state = state_dict

@@ -1,5 +1,5 @@
 """
-What averaging does, epoch by epoch: the callback.
+The callback that reports after each epoch what averaging does.
 """
 
 import json
@@ -36,35 +36,37 @@ _MOST_NAMES = 5
 @TrainerCallback.register("moving_average_monitor")
 class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
     """
-    Shows what averaging does: after each epoch the validation metrics of the raw weights beside
-    those of the averaged ones, which are the trainer's own, and how the average stands. Of a bank
-    it shows the active average. Where `"moving_average_selection"` has selected something, the
-    trainer's own are those of what is selected, whose name the table has; all else stays the same.
+    Reports after each epoch what averaging does. It shows the validation metrics of the raw weights
+    beside those of the averaged weights, which are the trainer's own metrics, and it shows figures
+    of the average. For a bank it shows the active average. If `"moving_average_selection"` has
+    selected weights, the trainer's own metrics are those of the selected weights, and the table
+    names the selection. All else stays the same.
 
-    The numbers go into `metrics.json` and the `metrics_epoch_*.json`, and so into the console, to
-    TensorBoard and to Weights & Biases, if their callbacks stand behind this one in the list:
+    The numbers go into `metrics.json` and the `metrics_epoch_*.json`. They also go to the console,
+    TensorBoard and Weights & Biases, if the callbacks for these come after this one in the list:
 
     * `validation_raw_*`: each validation metric, with the raw weights. A loader with
-      `batches_per_epoch` gives them other batches than it gave the averaged ones;
-    * `training_moving_average_distance`: the L2 norm of what averaged and raw weights differ by,
-      relative to that of the raw weights;
-    * `training_moving_average_decay`: what the latest sample left of the average before it;
-    * `training_moving_average_effective_window`: in updates, see `MovingAverage.effective_window`;
-      like the decay, there is none as long as there is no sample yet, which the log says, and
-      `num_averaged` in the table below;
+      `batches_per_epoch` gives other batches to the raw weights than to the averaged weights;
+    * `training_moving_average_distance`: the L2 norm of the difference between averaged and raw
+      weights, relative to the norm of the raw weights;
+    * `training_moving_average_decay`: 1 minus the weight of the latest sample. It is missing before
+      the first sample, which the log and `num_averaged` in the table below show;
+    * `training_moving_average_effective_window`: the effective window in updates, see
+      `MovingAverage.effective_window`. It is missing before the first sample too;
     * `training_moving_average_stalled_share`: the share of the averaged values that an update like
-      the latest moves by less than one unit in the last place. If this is more than a tenth, a
+      the latest one moves by less than one unit in the last place. If it is more than a tenth, a
       warning says so;
-    * `training_moving_average_non_finite_share`: the share of the averaged values, of a bank those
-      of all its averages, that are a NaN or an infinity which the parameters do not hold. If there
-      are any, a warning says in which average, of which parameters and since which epoch.
+    * `training_moving_average_non_finite_share`: the share of the averaged values that are a NaN or
+      an infinity which the parameters do not hold. For a bank it counts the values of all averages.
+      If there are such values, a warning names the average, the parameters and the first such
+      epoch.
 
-    They also go into `moving_average.csv`, one line for each epoch, and into a picture,
-    `moving_average.png`, both in the serialization directory and up to date after each epoch, over
-    a `--recover` too.
+    The numbers also go into `moving_average.csv`, with one line for each epoch, and into the
+    picture `moving_average.png`. Both files are in the serialization directory. They are updated
+    after each epoch, and they continue after `--recover`.
 
-    Nothing that is evaluated here changes the training: random numbers, metrics, buffers and the
-    order of the data stay what they would be without it.
+    The evaluations here do not change the training: random numbers, metrics, buffers and the order
+    of the data stay as they would be without the callback.
 
     ```python
     >>> from allennlp.training.callbacks import TrainerCallback
@@ -81,7 +83,7 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
     serialization_dir : `str`
         The trainer gives it.
     validate_raw : `bool`, optional (default = `True`)
-        Whether to evaluate the raw weights. That takes as long as the trainer's own validation.
+        Whether to evaluate the raw weights. This takes as long as the trainer's own validation.
     """
 
     def __init__(self, serialization_dir: str, validate_raw: bool = True) -> None:
@@ -89,10 +91,10 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
         self.validate_raw = validate_raw
         self._rows: List[Row] = []
         self._has_warned = False
-        # By average.
+        # The first epoch with a NaN or an infinity, by average.
         self._non_finite_since: Dict[str, int] = {}
         self._non_finite_said: Set[str] = set()
-        # What of it stands in the trainer's metrics at present.
+        # The entries that this callback added to the trainer's metrics, and these metrics.
         self._shown: Dict[str, Any] = {}
         self._shown_in: Dict[str, Any] = {}
 
@@ -173,7 +175,7 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
             self._write(metrics, [name for _, name in trainer._metric_tracker.tracked_metrics])
 
     def _withdraw(self) -> None:
-        # The trainer keeps its metrics for the next epoch, in which these are out of date.
+        # The trainer keeps its metrics for the next epoch, where these entries would be outdated.
         for key in self._shown:
             self._shown_in.pop(key, None)
         self._shown = {}
@@ -217,7 +219,9 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
     def _validation_metrics(
         self, trainer: GradientDescentTrainer, metrics: Dict[str, Any], epoch: int
     ) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-        """Those of the averaged and of the raw weights, if this epoch is validated."""
+        """
+        The metrics of the averaged and of the raw weights. Empty if this epoch is not validated.
+        """
         if not trainer._should_validate_this_epoch or trainer._validation_data_loader is None:
             return {}, {}
         averaged = {k[len(AVERAGED) :]: v for k, v in metrics.items() if k.startswith(AVERAGED)}
@@ -234,7 +238,7 @@ class MovingAverageMonitorCallback(ExplainedFromParams, TrainerCallback):
         directory = Path(self.serialization_dir)
         metrics_file = directory / f"metrics_epoch_{metrics['epoch']}.json"
         written = {
-            # The trainer has just written it.
+            # The trainer wrote this file before it called the callbacks, so it lacks their entries.
             metrics_file: json.dumps(metrics, indent=2).encode(),
             directory / "moving_average.csv": table(self._rows).encode(),
             directory / "moving_average.png": picture(self._rows, tracked_metrics),

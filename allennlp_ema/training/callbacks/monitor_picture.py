@@ -1,17 +1,20 @@
 """
-The table of an average along a training, and the picture of it.
+The table of an average over a training, and its picture.
 """
 
 import csv
 import io
 from typing import Any, Dict, Iterable, Sequence
 
-# What is known of one epoch, by column; validation metrics in columns with these prefixes.
+# The figures of one epoch, by column.
 Row = Dict[str, Any]
+
+# The prefixes of columns that hold validation metrics.
 AVERAGED = "validation_"
 RAW = "validation_raw_"
 
-# Told apart without colours too, and where one lies on the other.
+# Line styles and markers differ too, for readers who cannot tell the colours apart and for lines
+# that cover each other.
 _AVERAGED_STYLE = {"color": "#0072b2", "marker": "o", "markersize": 3, "linewidth": 1.2}
 _RAW_STYLE = {
     "color": "#d55e00",
@@ -23,7 +26,7 @@ _RAW_STYLE = {
 }
 _WEIGHTS_STYLE = {**_AVERAGED_STYLE, "color": "#333333"}
 
-# Where a legend lies on no line.
+# Places a legend above the axes, where it covers no line.
 _ABOVE: Dict[str, Any] = {
     "loc": "lower right",
     "bbox_to_anchor": (1.0, 1.0),
@@ -33,7 +36,7 @@ _ABOVE: Dict[str, Any] = {
 
 
 def table(rows: Sequence[Row]) -> str:
-    """`rows` as comma-separated values. What a row does not have is left empty."""
+    """`rows` as comma-separated values. A value that a row lacks is left empty."""
     text = io.StringIO()
     columns = list(dict.fromkeys(column for row in rows for column in row))
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -47,18 +50,19 @@ def picture(rows: Sequence[Row], metrics: Sequence[str]) -> bytes:
     # Parameters
 
     rows : `Sequence[Row]`
-        With the columns `epoch`, `distance` and `effective_window`, which is `None` as long as
-        there is no sample.
+        Each row has the columns `epoch`, `distance` and `effective_window`. The effective window is
+        `None` before the first sample.
     metrics : `Sequence[str]`
-        The names of the metrics to draw, where there are such columns.
+        The names of the metrics to draw. Metrics without a column are left out.
 
     # Returns
 
     png : `bytes`
-        Above the metrics of the averaged and the raw weights against the epoch, below the distance
-        of the two and the effective window; between them what was selected, if anything was.
+        The upper plots show the metrics of the averaged and the raw weights by epoch. The lower
+        plots show the distance between both weights and the effective window. Between them a plot
+        shows which weights were selected, if any were.
     """
-    # It takes its time to be imported, for which only whoever draws should have to wait.
+    # Importing matplotlib takes long, so it is imported only when a picture is drawn.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

@@ -1,5 +1,5 @@
 """
-A partial epoch: the losses and metrics that it has summed up when a checkpoint is taken within it.
+The losses and metrics of a partial epoch, for a checkpoint in the middle of an epoch.
 """
 
 from typing import Any, Dict, Iterator, List, Set
@@ -13,12 +13,12 @@ from torch import Tensor
 
 class PartialEpoch:
     """
-    What the training metrics of an epoch are made of: the sums of its losses, and what the model's
-    metrics have counted. AllenNLP keeps neither in a checkpoint, and so after a `--recover` in the
-    middle of an epoch divides the losses of its second part by the number of all its batches.
+    The figures from which an epoch's training metrics are computed: the sums of its losses, and the
+    counts of the model's metrics. AllenNLP keeps neither in a checkpoint. So after `--recover` in
+    the middle of an epoch it divides the losses of the second part by the number of all batches.
 
-    Of a metric's attributes it keeps the numbers, words and tensors, and the lists, tuples, sets
-    and dictionaries of these.
+    Only numbers, strings and tensors in a metric's attributes are kept, and lists, tuples, sets and
+    dictionaries of these.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,9 @@ class PartialEpoch:
         batch_outputs: List[Dict[str, Any]],
         num_accumulated: int,
     ) -> None:
-        """Adds the losses of one step in the order in which the trainer does it, to the bit."""
+        """
+        Adds the losses of one step in the trainer's order, so that the sums are equal bit for bit.
+        """
         self._loss += batch_metrics["batch_loss"]
         for outputs in batch_outputs:
             if "reg_loss" in outputs:
@@ -43,21 +45,22 @@ class PartialEpoch:
         return {"loss": self._loss, "reg_loss": self._reg_loss, "metrics": metrics}
 
     def load_state_dict(self, state_dict: Dict[str, Any], trainer: GradientDescentTrainer) -> None:
-        """Goes on from a state that was saved in the middle of the epoch that begins."""
+        """Continues from a state that was saved in the middle of the epoch that begins now."""
         self._is_continued = True
         self._loss, self._reg_loss = state_dict["loss"], state_dict["reg_loss"]
         for metric, attributes in zip(_metrics_of(trainer.model), state_dict["metrics"]):
             for key, (value, is_on_gpu) in attributes.items():
-                # Checkpoints are loaded onto the CPU, whatever was in them.
+                # Checkpoints are loaded onto the CPU, also tensors that were on a GPU.
                 value = move_to_device(value, trainer.cuda_device) if is_on_gpu else value
                 _restore(metric, key, value)
 
     def complete(self, metrics: Dict[str, Any], trainer: GradientDescentTrainer) -> None:
-        """Puts the first part of a continued epoch into its training metrics."""
+        """Adds the first part of a continued epoch to its training metrics."""
         if not self._is_continued:
             return
         if "loss" not in metrics:
-            # The checkpoint was taken after the last batch, and the trainer had nothing to train.
+            # If the checkpoint was taken after the last batch, the trainer trains on no batch and
+            # returns no metrics.
             metrics.update(trainer.model.get_metrics(reset=True))
         num_batches = dist_reduce_sum(trainer._batches_in_epoch_completed)
         metrics["loss"] = float(dist_reduce_sum(self._loss) / num_batches)
@@ -66,7 +69,7 @@ class PartialEpoch:
 
 
 def _metrics_of(model: Model) -> List[Metric]:
-    """All metrics of a model, those within other metrics too, always in the same order."""
+    """All metrics of a model, including those within other metrics, always in the same order."""
     seen: Set[int] = set()
     return [m for module in model.modules() for m in _metrics_in(list(vars(module).values()), seen)]
 
@@ -92,7 +95,9 @@ def _kept_attributes(metric: Metric) -> Dict[str, Any]:
 
 
 def _plain(value: Any, is_outermost: bool = True) -> Any:
-    """`value` in types that every `torch.load` takes; a `TypeError` if that is not possible."""
+    """
+    `value` in types that every `torch.load` accepts. Raises a `TypeError` if that is impossible.
+    """
     if isinstance(value, Tensor):
         return value.cpu()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -114,7 +119,8 @@ def _is_on_gpu(value: Any) -> bool:
 def _restore(metric: Metric, key: str, value: Any) -> None:
     present = getattr(metric, key, None)
     if isinstance(present, dict):
-        # It may be one that makes its entries up.
+        # The dictionary is kept, because it may be of a type that the state does not keep, for
+        # example a `defaultdict`.
         present.clear()
         dict.update(present, value)
     else:

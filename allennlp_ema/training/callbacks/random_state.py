@@ -1,5 +1,5 @@
 """
-The same run after `--recover`: the callback.
+The callback that makes a recovered training equal to an uninterrupted one.
 """
 
 import contextlib
@@ -30,26 +30,33 @@ GeneratorStates = Dict[str, Any]
 @TrainerCallback.register("random_state")
 class RandomStateCallback(ExplainedFromParams, TrainerCallback):
     """
-    Makes a recovered run the same run: killed at any time and continued with `--recover`, a
-    training with dropout, shuffling and bucketing ends with weights, averages and metrics that are
-    equal to the bit to those of a training that was not interrupted, if both have this callback.
+    Makes a recovered training equal to an uninterrupted one. A training with dropout, shuffling and
+    bucketing may be killed at any time and continued with `--recover`. Its weights, averages and
+    metrics are then equal, bit for bit, to those of an uninterrupted training that has this
+    callback too.
 
-    It keeps in the checkpoint the random generators of every worker: Python's, numpy's, torch's and
-    those of all its CUDA devices. They go on from there with the first batch that is not skipped.
-    The data loaders draw from generators of their own, seeded for each epoch, so that the order in
-    which its data comes depends on nothing else that draws. A validation loader may carry its order
-    on from one epoch to the next: after `--recover` it is gone through again for each validation.
+    The checkpoint holds the random generators of every worker: those of Python, numpy, torch and
+    all CUDA devices of torch. The generators continue from these states at the first batch that is
+    not skipped. Each data loader draws from its own generators, which are seeded for each epoch, so
+    the order of its data does not depend on anything else that draws random numbers. A validation
+    loader may carry its order over from one epoch to the next. So after `--recover` the callback
+    iterates over the validation data once for each earlier validation.
 
-    It also keeps what AllenNLP leaves out of a checkpoint that is taken in the middle of an epoch,
-    the sums of its losses and the counts of the model's metrics, and the scale of `GradScaler`.
+    The checkpoint also holds what AllenNLP leaves out: the scale of `GradScaler` and, in the middle
+    of an epoch, the sums of the losses and the counts of the model's metrics.
 
-    It cannot promise that for what is no function of these: batches from several worker processes
-    of a loader (`num_workers`) come in the order in which these happen to be ready, and processes
-    that are spawned seed themselves; CUDA kernels that add up in any order are not deterministic
-    (see `torch.use_deterministic_algorithms`); a `torch.Generator` of a model's own is not known
-    here; nor are readers that give other data the second time. The number of workers and the
-    version of torch have to be the same. Nor is the run the same as one without the callback, which
-    shuffles otherwise.
+    The promise has limits:
+
+    * Several worker processes of a loader (`num_workers`) return batches in the order in which they
+      are ready, and spawned processes seed themselves.
+    * CUDA kernels that add up in any order are not deterministic (see
+      `torch.use_deterministic_algorithms`).
+    * The callback does not save a `torch.Generator` that a model made itself.
+    * A reader may return other data the second time.
+    * The number of workers and the version of torch have to stay the same.
+
+    A training with the callback also differs from one without it, because its data is shuffled in
+    another order.
 
     ```python
     >>> from allennlp.training.callbacks import TrainerCallback
@@ -70,12 +77,12 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
     def __init__(self, serialization_dir: str) -> None:
         super().__init__(serialization_dir)
         self._seed = random.getrandbits(64)
-        # The epochs in which the validation data was gone through, as often as it was.
+        # The epoch of each iteration over the validation data so far.
         self._validated: List[int] = []
         self._replayed: Optional[int] = None
         self._partial_epoch = PartialEpoch()
         self._loaded: Dict[str, Any] = {}
-        # Where this worker goes on from when it has caught up with the checkpoint.
+        # The state that this worker continues from when it has caught up with the checkpoint.
         self._ahead: Optional[Dict[str, Any]] = None
         self._states_of_workers: List[Any] = []
         self._until_the_end = contextlib.ExitStack()
@@ -163,7 +170,7 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
         return None
 
     def _save_for_all_workers(self, save_checkpoint: Callable[..., None], trainer: Any) -> None:
-        # The primary asks its callbacks alone for their state, but all workers come here.
+        # Every worker calls this method, but only the primary asks its callbacks for their states.
         states: List[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(states, self._state_of_this_worker())
         self._states_of_workers = states
@@ -191,7 +198,8 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
             desc="going through the validation data again",
             disable=not (trainer._primary and state["validated"]),
         ):
-            # It may have no length, by which it would be true or not.
+            # Compared with `None`, because the truth value of a loader is its length, which it may
+            # not have.
             if trainer._validation_data_loader is not None:
                 deque(trainer._validation_data_loader, maxlen=0)
         self._replayed = None
@@ -222,8 +230,8 @@ def _drawing_apart(
     loader: DataLoader, seed: Callable[[], str], before_batch: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
     """
-    A context in which a loader draws from random generators of its own, with a `seed` for each time
-    that it is gone through.
+    A context in which `loader` draws from its own random generators. `seed` returns a new seed for
+    each iteration over the loader.
     """
     plain: Any = type(loader)
 
@@ -232,11 +240,12 @@ def _drawing_apart(
             return _drawn_apart(super().__iter__, seed(), before_batch)
 
         def __len__(self) -> int:
-            # Some batch samplers shuffle to find it out.
+            # Some batch samplers shuffle to find out their length, and so draw random numbers.
             with _drawing_from(_generators()):
                 return super().__len__()
 
-        # Copies, and what worker processes get, are loaders as they were.
+        # Copies and worker processes get the plain class, because only the trainer's loader may
+        # call `seed` and a local class cannot be pickled.
         def __reduce_ex__(self, protocol: Any) -> Any:
             return object.__new__, (plain,), self.__dict__
 
@@ -267,7 +276,7 @@ def _drawn_apart(
 
 @contextlib.contextmanager
 def _drawing_from(generators: GeneratorStates) -> Iterator[None]:
-    """A context in which random numbers are drawn from `generators`, which move on."""
+    """A context that draws random numbers from `generators`, and updates their states."""
     outside = _generators()
     _set_generators(generators)
     try:
@@ -301,7 +310,7 @@ def _set_generators(states: GeneratorStates) -> None:
 
 
 def _all_generators() -> GeneratorStates:
-    """The CUDA devices' too, and all of it in types that every `torch.load` takes."""
+    """The states of all generators, in types that every `torch.load` accepts."""
     states = _generators()
     name, keys, *rest = states["numpy"]
     is_on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()

@@ -21,7 +21,7 @@ from allennlp_ema.weighting.weighting import AveragingCounts
 
 logger = logging.getLogger(__name__)
 
-# What torch's batch norms and instance norms have in common.
+# The base class of torch's batch norms and instance norms.
 _Norm = torch.nn.modules.batchnorm._NormBase
 
 # The running statistics of one norm: the values of its buffers.
@@ -39,15 +39,16 @@ def norms_with_statistics(model: torch.nn.Module) -> Dict[str, _Norm]:
 
 class RecalibratedStatistics(Attachment):
     """
-    Running statistics that go with an average: while it is assigned, those in the model are those
-    of the averaged model. They are computed when the average has changed since the last time.
+    The running statistics that belong to an average. While the average is assigned, the model holds
+    the statistics of the averaged model. They are computed anew if the average has changed since
+    the last time.
 
     # Parameters
 
     trainer : `GradientDescentTrainer`
-        Whose model and training data these are.
+        The trainer whose model and training data are used.
     num_batches : `int`
-        Of the training loader, on each process.
+        How many batches of the training loader each process uses.
     """
 
     name = "recalibrated_statistics"
@@ -56,7 +57,8 @@ class RecalibratedStatistics(Attachment):
         self._trainer = trainer
         self._num_batches = num_batches
         self._norms = norms_with_statistics(trainer.model)
-        # An average gets new counts with every change.
+        # By average. Its `counts` are another object after each change, so they show outdated
+        # statistics.
         self._recalibrated: Dict[MovingAverage, Tuple[AveragingCounts, Dict[str, Statistics]]] = {}
         self._raw: Optional[Dict[str, Statistics]] = None
         self._has_warned = False
@@ -88,7 +90,7 @@ class RecalibratedStatistics(Attachment):
             self._recalibrated[average] = average.counts, state_dict["statistics"]
 
     def present(self) -> Dict[str, Statistics]:
-        """A copy of the statistics that are in the model."""
+        """A copy of the statistics in the model."""
         return {name: _statistics(norm) for name, norm in self._norms.items()}
 
     def put(self, statistics: Dict[str, Statistics]) -> None:
@@ -99,7 +101,7 @@ class RecalibratedStatistics(Attachment):
                     self._norms[name].get_buffer(key).copy_(value)
 
     def recalibrate(self) -> Dict[str, Statistics]:
-        """Computes the statistics of the model as it is, which does not change."""
+        """Computes the statistics for the present parameters, and leaves the model unchanged."""
         trainer, model = self._trainer, self._trainer.model
         if trainer._ddp_wrapped_model is not None and trainer._ddp_wrapped_model.is_sharded:
             model = trainer._pytorch_model
@@ -132,7 +134,8 @@ class RecalibratedStatistics(Attachment):
             )
         if is_distributed():
             _average_over_processes(statistics, num_calls)
-        # What no batch came through has nothing better than its raw statistics.
+        # A norm that no batch passed through keeps its raw statistics, because there are no better
+        # ones.
         return {name: values for name, values in statistics.items() if num_calls[name]}
 
     def _batches(self) -> Iterator[TensorDict]:
@@ -152,7 +155,8 @@ class RecalibratedStatistics(Attachment):
         )
         for _ in progress:
             batch = next(batches, None)
-            # A model's metrics may wait in the forward pass for those of all other processes.
+            # All processes stop together, because a model's metrics may wait for all of them in the
+            # forward pass.
             num_without = dist_reduce_sum(int(batch is None))
             if batch is None or num_without:
                 return
@@ -169,7 +173,7 @@ def _statistics(norm: _Norm) -> Statistics:
 
 def _equal_weights(name: str, num_calls: Dict[str, int]) -> Callable[[_Norm, Any], None]:
     def weigh(norm: _Norm, inputs: Any) -> None:
-        # Also what `momentum = None` stands for, which instance norms do not know.
+        # `momentum = None` would do the same, but instance norms do not support it.
         num_calls[name] += 1
         norm.momentum = 1.0 / num_calls[name]
 
@@ -177,7 +181,9 @@ def _equal_weights(name: str, num_calls: Dict[str, int]) -> Callable[[_Norm, Any
 
 
 def _average_over_processes(statistics: Dict[str, Statistics], num_calls: Dict[str, int]) -> None:
-    """Makes them those of the batches of all processes, the same bit for bit on each."""
+    """
+    Replaces the statistics and the calls by those of all processes, equal bit for bit on each.
+    """
     for name, values in statistics.items():
         total = dist_reduce_sum(num_calls[name])
         for value in values.values():

@@ -1,5 +1,5 @@
 """
-The best of the raw weights and the averages, chosen before each validation: the callback.
+The callback that selects the best of the raw weights and the averages before each validation.
 """
 
 import contextlib
@@ -36,18 +36,21 @@ logger = logging.getLogger(__name__)
 @TrainerCallback.register("moving_average_selection")
 class MovingAverageSelectionCallback(ExplainedFromParams, TrainerCallback):
     """
-    Has the best weights assigned: before each validation it evaluates the raw weights and each
-    average, and selects the best, which `assign_average_value` assigns until the next validation.
-    So the trainer's own validation, early stopping, `best.th` and `model.tar.gz` are of the best
-    candidate of the best epoch, and by the validation metric never worse than without averaging.
+    Selects the best weights: before each validation it evaluates the raw weights and each average,
+    and selects the best candidate. `assign_average_value` assigns this candidate until the next
+    validation. So the trainer's own validation, early stopping, `best.th` and `model.tar.gz` use
+    the best candidate of the best epoch. By the validation metric, the result is never worse than
+    without averaging.
 
-    What is assigned stands as `selected` in the `metrics_epoch_*.json`, in the log with the metrics
-    and in the table and picture of `"moving_average_monitor"`; `best_selected` is that of the best
-    epoch. It is in the average's state, so it holds after `--recover` and for `average_values()`.
+    The selected candidate is shown as `selected` in the `metrics_epoch_*.json`, with the metrics in
+    the log, and in the table and picture of `"moving_average_monitor"`. `best_selected` is the
+    candidate of the best epoch. The average's state includes the selection, so it holds after
+    `--recover` and for `average_values()`.
 
-    Each candidate takes one more validation, which the training does not notice: random numbers,
-    metrics, buffers and the order of the data stay what they would be without. A loader with
-    `batches_per_epoch` gives all candidates the same batches, and the trainer others.
+    Each candidate takes one more validation. These validations do not change the training: random
+    numbers, metrics, buffers and the order of the data stay as they would be without the callback.
+    A loader with `batches_per_epoch` gives all candidates the same batches, but gives other batches
+    to the trainer's own validation.
 
     ```python
     >>> params = Params({"type": "moving_average_selection", "metric": "+accuracy"})
@@ -63,12 +66,13 @@ class MovingAverageSelectionCallback(ExplainedFromParams, TrainerCallback):
     serialization_dir : `str`
         The trainer gives it.
     candidates : `List[str]`, optional (default = `None`)
-        What to choose from: the names of averages in the bank, or that of the only average's type,
-        and `"raw"` for the raw weights. `None` means all of them.
+        The candidates: the names of averages in the bank, or the type of the only average, and
+        `"raw"` for the raw weights. `None` means all of them.
     metric : `Union[str, List[str]]`, optional (default = `None`)
-        What to choose by, with a + before it if more is better, or else a -; several are added up,
-        as the trainer does it. `None` means the trainer's `validation_metric`. Of equal ones the
-        configured average (the bank's `active`) is selected, or else the first. NaN never wins.
+        The metric to select by, with a + before its name if more is better, or else a -. Several
+        metrics are added up, as the trainer does it. `None` means the trainer's
+        `validation_metric`. If several candidates are equally good, the configured average (the
+        bank's `active`) is selected, or else the first of them. NaN never wins.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class MovingAverageSelectionCallback(ExplainedFromParams, TrainerCallback):
         self._until_the_end.enter_context(replaced(trainer, "_validation_loss", select_first))
 
     def _candidates_of(self, average: MovingAverage) -> List[str]:
-        """The configured average first, to which ties go."""
+        """The names of the candidates. The configured average comes first, so that it wins ties."""
         members = average.named_members()
         if RAW in members:
             raise ConfigurationError(
@@ -132,7 +136,7 @@ class MovingAverageSelectionCallback(ExplainedFromParams, TrainerCallback):
         values = self._values_of(candidates, average, metric, epoch)
         best = max(values, key=lambda name: (not math.isnan(values[name]), values[name]))
         if is_distributed():
-            # Not every metric is the same for all workers.
+            # A metric may differ from worker to worker, so all workers take the primary's choice.
             index = torch.tensor(candidates.index(best), device=self.trainer.cuda_device)  # type: ignore
             dist.broadcast(index, src=0)
             best = candidates[int(index)]
@@ -177,7 +181,7 @@ class MovingAverageSelectionCallback(ExplainedFromParams, TrainerCallback):
         if metrics["best_epoch"] in self._selected_in_epoch:
             metrics["best_selected"] = self._selected_in_epoch[metrics["best_epoch"]]
         if is_primary:
-            # The trainer has just written it.
+            # The trainer wrote this file before it called the callbacks, so it lacks their entries.
             path = Path(self.serialization_dir) / f"metrics_epoch_{epoch}.json"
             with written_whole(path) as partial:
                 partial.write_text(json.dumps(metrics, indent=2))

@@ -1,5 +1,5 @@
 """
-Forward passes between two steps of a training that does not notice them.
+Forward passes in the middle of a training, without side effects on it.
 """
 
 import contextlib
@@ -22,11 +22,12 @@ from allennlp.training.metrics import Metric
 @contextlib.contextmanager
 def without_side_effects(model: Model) -> Iterator[None]:
     """
-    A context for forward passes whose traces are removed from `model` and from the process: no
-    gradients; afterwards every module has the attributes (the mode, a batch norm's momentum, the
-    state of a stateful encoder, metrics with all that they have counted) and the values in its
-    buffers that it had before, and every random generator goes on from where it was. Parameters
-    are not looked after, nor what else a module changes in place, a list say.
+    A context for forward passes that leave no trace in `model` and in the process, and compute no
+    gradients. Afterwards every module has the attributes that it had before: the mode, a batch
+    norm's momentum, the state of a stateful encoder, and metrics with all their counts. Every
+    buffer has its values from before, and every random generator continues from its state from
+    before. Parameters are not restored, nor is anything else that a module changes in place, for
+    example a list.
     """
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
@@ -36,7 +37,7 @@ def without_side_effects(model: Model) -> Iterator[None]:
         for key, buffer in module._buffers.items()
         if buffer is not None
     ]
-    # Whatever they refer to of the model is not theirs to be copied.
+    # Metrics may refer to parts of the model, which must not be copied with them.
     shared: Dict[int, Any] = {id(each): each for each in (*modules, *model.parameters())}
     shared[id(model.vocab)] = model.vocab
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
@@ -56,10 +57,10 @@ def without_side_effects(model: Model) -> Iterator[None]:
             vars(module).update(before)
         with torch.no_grad():
             for module, key, buffer, value in buffers:
-                # One that was expanded cannot be written to, which then nobody did.
+                # Only changed buffers are written, because an expanded buffer cannot be written to.
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
-                # A module may also have put another tensor in its place.
+                # A module may also have replaced the buffer by another tensor.
                 module._buffers[key] = buffer
 
 
@@ -76,16 +77,16 @@ def same_data(data_loader: DataLoader) -> DataLoader:
     # Returns
 
     data_loader : `DataLoader`
-        One of the same data, which may be iterated at any time, in the middle of an epoch too:
-        what `data_loader` itself gives next does not change.
+        A loader of the same data, which may be iterated at any time, even in the middle of an
+        epoch. The next batches of `data_loader` itself do not change.
     """
     other = copy.copy(data_loader)
     for key, value in vars(data_loader).items():
-        # Loaders shuffle their lists in place; samplers may keep count.
+        # Loaders shuffle their lists in place, and samplers may keep counts.
         if isinstance(value, (list, BatchSampler, MultiTaskEpochSampler)):
             setattr(other, key, copy.copy(value))
     if hasattr(other, "_batch_generator"):
-        # From which an epoch of `batches_per_epoch` goes on where the last one stopped.
+        # With `batches_per_epoch` this generator continues where the last epoch stopped.
         other._batch_generator = None
     if isinstance(other, MultiTaskDataLoader):
         other._iterators = {

@@ -1,5 +1,5 @@
 """
-The average of a trainer, for callbacks.
+Finds the average of a trainer, for callbacks.
 """
 
 from allennlp.common.checks import ConfigurationError
@@ -10,11 +10,13 @@ from allennlp_ema.averages.moving_average import MovingAverage
 
 def average_of(trainer: GradientDescentTrainer, callback: str) -> MovingAverage:
     """
-    Returns the average of `trainer` for the callback of this name.
+    Returns the average of `trainer`. `callback` is the name of the callback that needs it, for
+    messages.
 
     # Raises
 
-    `ConfigurationError` : if there is none, or one written against AllenNLP's own base class.
+    `ConfigurationError` : if the trainer has no average, or one that is no
+    `allennlp_ema.MovingAverage`.
     """
     average = trainer._moving_average
     if average is None:

@@ -1,5 +1,5 @@
 """
-The validation metrics of what a model holds, in a training that does not notice.
+The validation metrics of the weights in a model, computed without a change to the training.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 def validation_metrics(trainer: GradientDescentTrainer, epoch: int, what: str) -> Dict[str, Any]:
     """
-    Validates the weights that the model holds at present, by the trainer's own validation. All
-    workers have to do it together.
+    Validates the weights that the model holds at present, with the trainer's own validation. All
+    workers have to call this together.
 
     # Parameters
 
     trainer : `GradientDescentTrainer`
-        One with validation data.
+        A trainer with validation data.
     epoch : `int`
     what : `str`
         What the model holds, for the log and for the progress bar.
@@ -35,16 +35,16 @@ def validation_metrics(trainer: GradientDescentTrainer, epoch: int, what: str) -
     logger.info("Validating %s", what)
     other = copy.copy(trainer)
     other._moving_average = None
-    # What other callbacks make of a validation they make of the trainer's own.
+    # The callbacks must only get the trainer's own validations.
     other._callbacks = []
-    # Its own progress bar does not say what it is of.
+    # This hides the trainer's progress bar, which does not say what is validated.
     other._primary = False
     with without_side_effects(trainer.model), _buffers_of_the_primary(trainer):
         data_loader: Any = same_data(trainer._validation_data_loader)
         other._validation_data_loader = Tqdm.tqdm(
             data_loader, desc=f"validating {what}", disable=not trainer._primary
         )
-        # That of the class, because a callback may have put another in its place.
+        # The method of the class, because a callback may have replaced the trainer's.
         loss, reg_loss, num_batches = type(trainer)._validation_loss(other, epoch)
         return training_util.get_metrics(
             trainer.model,
@@ -71,7 +71,7 @@ def _buffers_of_the_primary(trainer: GradientDescentTrainer) -> Iterator[None]:
         yield
         return
     before = model.require_forward_param_sync
-    # An earlier validation has made it believe that all buffers are the same.
+    # After an earlier validation the model assumes equal buffers on all processes, and sends none.
     model.require_forward_param_sync = True
     try:
         yield

@@ -1,5 +1,5 @@
 """
-What AllenNLP's base class of moving averages needs to be recovered.
+A repair of AllenNLP's base class of moving averages, without which `--recover` loses averages.
 """
 
 from typing import Any, Dict
@@ -10,9 +10,9 @@ from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAver
 
 def load_states_into_the_live_tensors() -> None:
     """
-    AllenNLP's `load_state_dict` took the unpickled copies in a state for the model's parameters. An
-    average written for its base class was one of dead tensors after `--recover`, and the model was
-    validated and saved with raw weights.
+    AllenNLP's `load_state_dict` replaced its references to the model's parameters by the unpickled
+    copies in the state. So after `--recover` an average written for its base class averaged tensors
+    that no training changes, and the model was validated and saved with raw weights.
     """
 
     def load_state_dict(self: Any, state_dict: Dict[str, Any]) -> None:

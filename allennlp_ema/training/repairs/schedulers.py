@@ -1,5 +1,5 @@
 """
-What AllenNLP's learning rate schedulers need to go on after `--recover` as if nothing had been.
+Repairs of AllenNLP's learning rate schedulers, without which `--recover` changes a training.
 """
 
 import functools
@@ -14,8 +14,8 @@ from allennlp.training.learning_rate_schedulers import (
 def restore_gradual_unfreezing() -> None:
     """
     `slanted_triangular` with `gradual_unfreezing` freezes all layers but the top one when it is
-    built, and unfreezes one more after each epoch. A state did not unfreeze them again: the first
-    epoch after `--recover` trained the top layer alone.
+    built, and unfreezes one more after each epoch. Loading a state did not unfreeze them again, so
+    the first epoch after `--recover` trained only the top layer.
     """
     scheduler: Any = SlantedTriangular
     load = scheduler.load_state_dict
@@ -34,10 +34,10 @@ def restore_gradual_unfreezing() -> None:
 
 def keep_what_combined_had_set() -> None:
     """
-    A `combined` scheduler builds the one in force anew when it loads a state, and most of them set
-    the learning rate to that of their first step when they are built: after `--recover` it was that
-    one until the next epoch began, or for ever. And what one that is over had unfrozen was frozen
-    again.
+    A `combined` scheduler builds the scheduler in force anew when it loads a state. Most schedulers
+    set the learning rate of their first step when they are built. So after `--recover` the learning
+    rate was that of the first step, until the next epoch began or for ever. And layers that an
+    earlier, finished scheduler had unfrozen were frozen again.
     """
     scheduler: Any = CombinedLearningRateScheduler
     get_state, load = scheduler.state_dict, scheduler.load_state_dict
@@ -50,7 +50,7 @@ def keep_what_combined_had_set() -> None:
 
     @functools.wraps(load)
     def load_state_dict(self: Any, state_dict: Dict[str, Any]) -> None:
-        # The optimizer's state has been loaded before.
+        # The optimizer's state was loaded before, so the groups hold the right values here.
         keys = self.param_group_field, self._initial_param_group_field
         groups = self.optimizer.param_groups
         loaded = [{key: group[key] for key in keys if key in group} for group in groups]

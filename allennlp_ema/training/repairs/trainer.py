@@ -1,5 +1,5 @@
 """
-What AllenNLP's trainer needs for averages that are right.
+Repairs of AllenNLP's trainer, without which averages are wrong.
 """
 
 import functools
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 def _is_ours(average: Any) -> bool:
-    # Not by its class, of which there is another one after this package was imported again.
+    # Not checked by class, because a second import of this package defines the class anew.
     return hasattr(average, "num_updates") and hasattr(average, "members")
 
 
 def warn_that_repairs_are_left_out() -> None:
     """
-    Without the repairs an average is wrong where AllenNLP is, so a training says that they were
-    left out.
+    Without the repairs an average is wrong where AllenNLP is wrong, so a training with an average
+    warns that they are left out.
     """
     trainer: Any = GradientDescentTrainer
     train = trainer.train
@@ -49,8 +49,8 @@ def warn_that_repairs_are_left_out() -> None:
 def take_the_average_of_the_optimizer() -> None:
     """
     The trainer validates and writes `best.th` with averages only if they are its own
-    `moving_average`. With an optimizer that keeps an average both would be of raw weights. And an
-    average may have durations, whose numbers of updates only the trainer knows.
+    `moving_average`. With an average in the optimizer alone, both would use raw weights. And only
+    the trainer knows the number of updates in a duration, which an average may have.
     """
     trainer: Any = GradientDescentTrainer
     init = trainer.__init__
@@ -80,10 +80,11 @@ def take_the_average_of_the_optimizer() -> None:
 
 def start_from_what_the_model_holds() -> None:
     """
-    After a training the model holds the averages. A second one trains on from them, as with
-    AllenNLP's own, so the raw weights that were set aside are dropped. And a model whose statistics
-    follow the raw weights alone is validated with statistics that do not go with its averages,
-    which each training says when it starts.
+    After a training the model holds the averages. A second training continues from them, as with
+    AllenNLP's own average, so the raw weights that were set aside are dropped.
+
+    Each training also warns at its start if the model has running statistics that follow only the
+    raw weights, because validation would combine them with the averages.
     """
     trainer: Any = GradientDescentTrainer
     train = trainer.train
@@ -118,7 +119,7 @@ def _warn_of_statistics(trainer: Any) -> None:
 
 def begin_an_average_that_the_checkpoint_lacks() -> None:
     """
-    A training with an average that goes on from a checkpoint without one ended in a
+    A training with an average that continued from a checkpoint without one failed with a
     `KeyError: 'moving_average'`.
     """
     trainer: Any = GradientDescentTrainer
@@ -134,7 +135,8 @@ def begin_an_average_that_the_checkpoint_lacks() -> None:
         state = {} if checkpoint is None else checkpoint.trainer_state
         is_lacking = checkpoint is not None and "moving_average" not in state
         if checkpoint is not None and hasattr(self.optimizer, "hand_over_average"):
-            # The optimizer of a training that had none, or had the trainer's.
+            # The optimizer in the checkpoint had no average: either there was none, or the trainer
+            # had it.
             of_trainer = average.state_dict() if is_lacking else state["moving_average"]
             state["optimizer"].setdefault("moving_average", of_trainer)
         loaded = SimpleNamespace(load_checkpoint=lambda: checkpoint)
@@ -162,10 +164,10 @@ def _begin_anew(average: Any) -> None:
 
 def average_real_steps_only() -> None:
     """
-    With `use_amp` the trainer averages after every batch, also where `GradScaler` skipped the step
-    because a gradient overflowed: parameters that did not move were averaged once more. And its
-    number of an update counts batches that it skipped, or that it only goes through to catch up
-    with a checkpoint. An average counts the updates that it makes.
+    With `use_amp` the trainer averaged after every batch, even if `GradScaler` skipped the step
+    because a gradient overflowed. So parameters that did not move were averaged once more. The
+    trainer's update number also counts skipped batches, and batches that it only iterates over to
+    catch up with a checkpoint. An average counts only the updates that it makes.
     """
     trainer: Any = GradientDescentTrainer
     try_train = trainer._try_train
@@ -186,8 +188,9 @@ def average_real_steps_only() -> None:
 
 class _RealSteps:
     """
-    What the trainer calls in the place of its optimizer's `step` and its average's `apply`: an
-    object, which unlike functions can be copied with them.
+    The trainer calls these methods instead of its optimizer's `step` and its average's `apply`.
+    This is an object, because a copy of the optimizer or the average has its own copy of an object,
+    but would share a function.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -202,14 +205,14 @@ class _RealSteps:
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         loss = self._take_step(*args, **kwargs)
-        # A fused optimizer is called after an overflow too, and told by this to do nothing.
+        # A fused optimizer is called after an overflow too, but `found_inf` tells it to do nothing.
         self._took_a_step = not getattr(self._optimizer, "found_inf", False)
         return loss
 
     def apply(self, num_updates: Optional[int] = None) -> None:
         if self._took_a_step:
             if _is_ours(self._average):
-                # An average that begins at a checkpoint without one has counted nothing yet.
+                # An average that begins at a checkpoint without one has counted no updates yet.
                 counted = self._average.num_updates
                 num_updates = num_updates if self._is_continued and not counted else counted + 1
             self._apply(num_updates)
@@ -218,11 +221,13 @@ class _RealSteps:
 
 def count_the_batches_of_every_worker() -> None:
     """
-    Workers with unequal numbers of batches end an epoch with the one that has the fewest. While it
-    catches up with a checkpoint the trainer went through all batches of each worker, and counted
-    them: the learning rate of a schedule by batches ran ahead, differently from worker to worker.
-    And nobody else knows when an epoch has ended, for which durations may wait where the loader has
-    no length.
+    Workers with unequal numbers of batches end an epoch when the worker with the fewest batches has
+    no more. While it caught up with a checkpoint, the trainer iterated over all batches of each
+    worker and counted them. So the learning rate of a schedule by batches ran ahead, differently
+    from worker to worker.
+
+    The average is also told when an epoch ends. Its durations may need that if the loader has no
+    length, and only the trainer knows it.
     """
     trainer: Any = GradientDescentTrainer
     train_epoch = trainer._train_epoch
@@ -249,8 +254,8 @@ def count_the_batches_of_every_worker() -> None:
 
 def wait_for_the_average_before_the_best_model_is_loaded() -> None:
     """
-    At the end of a training the trainer loads the best model into the parameters. An update that
-    runs beside the training may still read them.
+    At the end of a training the trainer loads the best model into the parameters. An update in the
+    background may still read them.
     """
     trainer: Any = GradientDescentTrainer
     load_model_state = trainer._load_model_state

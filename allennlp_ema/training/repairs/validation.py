@@ -1,5 +1,5 @@
 """
-What AllenNLP's `ShouldValidateCallback` needs for the best epoch to be the best.
+A repair of AllenNLP's `ShouldValidateCallback`, without which the best epoch may be a wrong one.
 """
 
 import functools
@@ -10,13 +10,13 @@ from allennlp.training.callbacks.should_validate import ShouldValidateCallback
 
 def decide_on_validation_when_the_epoch_begins() -> None:
     """
-    `ShouldValidateCallback` decided on the next epoch at the end of each, before the trainer asks
-    whether to save the best model: an epoch that was not validated was saved as `best.th`, and one
-    that was the best was not. After `--recover` it decided for the first epoch anew, and the number
-    of the best epoch was how many validations came before it. And where the last epochs were not
-    validated, the model at the end was theirs instead of the best.
+    At the end of each epoch `ShouldValidateCallback` decided whether to validate the next one. The
+    trainer asks only afterwards whether to save the best model. So an epoch that was not validated
+    was saved as `best.th`, and the best epoch was not. After `--recover` the callback decided anew
+    for the first epoch, and the number of the best epoch was the number of validations before it.
+    If the last epochs were not validated, the model at the end was theirs and not the best one.
 
-    A subclass that decides by itself is left alone.
+    A subclass that decides by itself is not repaired.
     """
     callback: Any = ShouldValidateCallback
     stock_on_start, stock_on_epoch = callback.on_start, callback.on_epoch
@@ -45,7 +45,7 @@ def decide_on_validation_when_the_epoch_begins() -> None:
     def on_epoch(
         self: Any, trainer: Any, metrics: Dict[str, Any], epoch: int, *args: Any, **kwargs: Any
     ) -> None:
-        # Who calls it beside the training asks for the decision on the next epoch.
+        # A caller outside the training asks for the decision on the next epoch.
         if epoch != trainer._epochs_completed or not decides_as_the_class_does(self):
             stock_on_epoch(self, trainer, metrics, epoch, *args, **kwargs)
             return
