@@ -23,12 +23,12 @@ def enable(plugins: Path) -> str:
     # Parameters
 
     plugins : `Path`
-        A file that names a plug-in a line. What it holds beside this one stays as it is.
+        A file that names one plug-in on each line. Its other lines stay as they are.
 
     # Returns
 
     outcome : `str`
-        What is the case now.
+        The present state, in words.
     """
     lines = _lines(plugins)
     if _is_enabled(lines):
@@ -41,7 +41,7 @@ def enable(plugins: Path) -> str:
 
 def disable(plugins: Path) -> str:
     """
-    The opposite of `enable`, with the same parameter and the same kind of answer.
+    The opposite of `enable`, with the same parameter and the same kind of result.
     """
     lines = _lines(plugins)
     if not _is_enabled(lines):
@@ -52,7 +52,7 @@ def disable(plugins: Path) -> str:
 
 def status(plugins: Path) -> str:
     """
-    Changes nothing, with the same parameter and the same kind of answer.
+    Changes nothing. It has the same parameter and the same kind of result as `enable`.
     """
     return f"allennlp_ema is {'' if _is_enabled(_lines(plugins)) else 'not '}enabled in {plugins}"
 
@@ -66,7 +66,7 @@ def _is_enabled(lines: List[bytes]) -> bool:
 
 
 def _write(plugins: Path, lines: List[bytes]) -> None:
-    # The file may be a link into a directory of settings that someone keeps elsewhere.
+    # The file may be a link into a directory of settings, and the link has to stay.
     plugins = plugins.resolve()
     plugins.parent.mkdir(parents=True, exist_ok=True)
     partial = plugins.with_name(f"{plugins.name}.{os.getpid()}.partial")
@@ -89,7 +89,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     # Returns
 
     exit_status : `int`
-        0, or 1 where the file cannot be read or written, or 2 for wrong arguments.
+        0 for success, 1 if the file cannot be read or written, 2 for wrong arguments.
     """
     if arguments is None:
         arguments = sys.argv[1:]

@@ -1,5 +1,5 @@
 """
-One thing at a time that is done beside what follows it.
+One function call at a time in the background.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,33 +8,33 @@ from typing import Any, Callable, Dict, Optional
 
 class Background:
     """
-    Calls a function on a thread. What is raised in it is raised here by the next `check`, `wait` or
-    `run`, once. The interpreter does not end before the function does.
+    Calls a function on a thread. The next `check`, `wait` or `run` raises its exception, once. The
+    interpreter does not end before the function does.
     """
 
     def __init__(self) -> None:
         self._future: Optional[Future] = None
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Waits for the function before, and calls this one."""
+        """Waits for the previous function, and then starts this one."""
         self.wait()
         executor = ThreadPoolExecutor(1, thread_name_prefix="allennlp_ema_background")
         self._future = executor.submit(function, *arguments)
-        # The thread ends with the function.
+        # Otherwise the thread would live on after the function has ended.
         executor.shutdown(wait=False)
 
     def check(self) -> None:
-        """Raises what was raised in a function that has ended. Does not wait."""
+        """Raises the exception of a function that has ended. Does not wait."""
         if self._future is not None and self._future.done():
             self.wait()
 
     def wait(self) -> None:
-        """Returns when the function has ended."""
+        """Waits until the function has ended, and raises its exception."""
         future, self._future = self._future, None
         if future is not None:
             future.result()
 
     def __getstate__(self) -> Dict[str, Any]:
-        # A thread cannot be copied.
+        # A running thread cannot be copied.
         self.wait()
         return vars(self)

@@ -1,5 +1,5 @@
 """
-What is read from files, checked to be of the form that is wanted: one line that names the place.
+Checks of what is read from files. Each error is one line that names the place.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _NAMES = {
     type(None): "null",
 }
 
-# Deeper than any configuration is, and far from where Python itself gives up.
+# Deeper than any real configuration, and far below Python's recursion limit.
 _MAX_DEPTH = 100
 
 
@@ -28,12 +28,12 @@ def read_json(place: Any, text: Union[str, bytes]) -> Any:
     # Parameters
 
     place : `Any`
-        Where it stands, for messages.
+        Where the text stands, for messages.
     text : `Union[str, bytes]`
 
     # Raises
 
-    `ConfigurationError` : if it is not JSON, or nested too deeply.
+    `ConfigurationError` : if the text is not JSON, or nested too deeply.
     """
     try:
         document = json.loads(text)
@@ -47,7 +47,7 @@ def check_depth(place: Any, document: Any) -> None:
     """
     # Raises
 
-    `ConfigurationError` : if `document` is nested so deeply that to go through it may fail.
+    `ConfigurationError` : if `document` is nested so deeply that a recursion over it may fail.
     """
     level, depth = [document], 0
     while level:
@@ -64,8 +64,8 @@ def check_depth(place: Any, document: Any) -> None:
 
 def check_kind(place: Any, value: Any, *kinds: type) -> Any:
     """
-    Returns `value` if it is of one of `kinds`: a `float` is any finite number, and a `str` has
-    nothing in it that could not be printed.
+    Returns `value` if it is of one of `kinds`. For `float` it may be any finite number. For `str`
+    all its characters have to be printable.
 
     # Raises
 
@@ -79,8 +79,8 @@ def check_kind(place: Any, value: Any, *kinds: type) -> Any:
 
 def entry(place: Any, document: Dict[str, Any], key: str, *kinds: type) -> Any:
     """
-    Returns what `document` has under `key` if it is of one of `kinds`, as `check_kind` does. A key
-    that is not there is taken for a null.
+    Returns the value of `key` in `document` if it is of one of `kinds`, as `check_kind` does. A
+    missing key counts as null.
     """
     if key not in document and type(None) not in kinds:
         raise ConfigurationError(f'{place} has no "{key}"')
@@ -105,8 +105,8 @@ def check_range(place: Any, value: Any, minimum: float, maximum: float) -> Any:
 @contextlib.contextmanager
 def explained(place: Any) -> Iterator[None]:
     """
-    A context in which what is raised names the place: classes that are made of what a file holds,
-    those of somebody else among them, may raise anything.
+    A context that adds the place to the message of an exception. Classes that are made from a
+    file's content may raise anything, because users write such classes too.
     """
     try:
         yield

@@ -12,19 +12,19 @@ from typing import Any, Iterator, Optional, Union
 
 from allennlp.common.checks import ConfigurationError
 
-# What stands behind a file's name while it is being written.
+# The suffix of a file's name while the file is being written.
 PARTIAL = ".partial"
 
-# By what a system says that there is no room: on the disk, of a quota, for a file so large.
+# The error codes for a full disk, an exhausted quota and a file above the size limit.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
 def written_whole(path: Union[str, Path]) -> Iterator[Path]:
     """
-    A context in which a file is written under another name. It gets its own name when the context
-    ends, with its content on the disk, so that neither a kill nor a crash leaves a part of it; if
-    something is raised, nothing is left behind.
+    A context in which a file is written under a temporary name. The file gets its final name when
+    the context ends, after its content was synced to the disk. So neither a kill nor a crash leaves
+    a partial file under this name. After an exception the temporary file is removed.
 
     ```python
     with written_whole(path) as partial:
@@ -34,16 +34,17 @@ def written_whole(path: Union[str, Path]) -> Iterator[Path]:
     # Parameters
 
     path : `Union[str, Path]`
-        Of the file. It is replaced if it exists.
+        The path of the file. An existing file is replaced.
 
     # Returns
 
     partial : `Iterator[Path]`
-        Where to write it: beside `path`, whose name with `.partial` it has.
+        The temporary file to write to: `path` with `.partial` after its name.
 
     # Raises
 
-    `ConfigurationError` : naming the file and its size, if there is no room for it.
+    `ConfigurationError` : if there is no room for the file. The message names the file and its
+    size.
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
@@ -58,7 +59,7 @@ def written_whole(path: Union[str, Path]) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             num_written = partial.stat().st_size
             partial.unlink()
-        # That of another file says so already.
+        # A nested `written_whole` has already explained the error of its own file.
         if _no_room(error) is not None and not isinstance(error, ConfigurationError):
             size = getattr(error, "num_bytes", None) or f"more than {num_written}"
             raise ConfigurationError(
@@ -71,8 +72,8 @@ def written_whole(path: Union[str, Path]) -> Iterator[Path]:
 @contextlib.contextmanager
 def whole_file(path: Union[str, Path]) -> Iterator[Any]:
     """
-    The same with an open file, for `torch.save` above all, which tells nothing of a full disk and
-    may end the process.
+    Like `written_whole`, but with an open file. `torch.save` needs it, because it does not report a
+    full disk and may end the process.
 
     ```python
     with whole_file(path) as file:
@@ -82,7 +83,7 @@ def whole_file(path: Union[str, Path]) -> Iterator[Any]:
     # Returns
 
     file : `Iterator[BinaryIO]`
-        To write to. What it cannot hold is raised when the context ends.
+        The file to write to. An error of writing is raised when the context ends.
     """
     with written_whole(path) as partial, open(partial, "wb", buffering=0) as file:
         with patient(file, path) as writer:
@@ -92,14 +93,14 @@ def whole_file(path: Union[str, Path]) -> Iterator[Any]:
 @contextlib.contextmanager
 def patient(file: Any, path: Union[str, Path]) -> Iterator[Any]:
     """
-    A context in which an open file takes all that is written, also when the disk is full. What it
-    could not hold is raised when the context ends.
+    A context in which writing to an open file does not fail, even if the disk is full. The first
+    error is raised when the context ends.
 
     # Parameters
 
     file : `RawIOBase`
     path : `Union[str, Path]`
-        What the file is called.
+        The name of the file.
     """
     with _PatientFile(file, path) as writer:
         yield writer
@@ -137,7 +138,10 @@ class _PatientFile(io.RawIOBase):
 
 
 def _no_room(error: BaseException) -> Optional[str]:
-    """What `error` says, if it says that there is no room. Other languages' errors have no code."""
+    """
+    The system's message, if `error` means that there is no room. The text of `error` is searched
+    too, because errors from libraries in other languages have no `errno`.
+    """
     for code in _NO_ROOM:
         if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
             return os.strerror(code)
@@ -145,7 +149,7 @@ def _no_room(error: BaseException) -> Optional[str]:
 
 
 def _sync_directory(directory: Path) -> None:
-    # Without it a renamed file may have its old name again after a crash of the machine.
+    # Otherwise a renamed file may have its old name again after a crash of the machine.
     descriptor = os.open(str(directory), os.O_RDONLY)
     try:
         os.fsync(descriptor)

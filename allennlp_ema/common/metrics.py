@@ -11,18 +11,19 @@ from allennlp_ema.common.nearest_names import did_you_mean
 
 class SignedMetric:
     """
-    A metric of which more is better, `"+accuracy"`, or less, `"-loss"`; or several, whose sum is
-    compared, each with its sign: the trainer's own rule for a `"validation_metric"`.
+    The metric to compare models by: `"+accuracy"` if more is better, `"-loss"` if less is better.
+    Several metrics are added up with their signs, as the trainer does it for a
+    `"validation_metric"`.
 
     # Parameters
 
     names : `Union[str, List[str]]`
     key : `str`, optional (default = `"--metric"`)
-        Where the names stand, for messages.
+        The option or key with the names, for messages.
 
     # Raises
 
-    `ConfigurationError` : if one has no sign or no name.
+    `ConfigurationError` : if a metric has no sign or no name.
     """
 
     def __init__(self, names: Any, key: str = "--metric") -> None:
@@ -47,16 +48,16 @@ class SignedMetric:
 
         metrics : `Dict[str, Any]`
         place : `str`
-            What has them, for messages.
+            What the metrics are from, for messages.
 
         # Returns
 
         value : `float`
-            The more the better.
+            The sum, which is larger for a better model.
 
         # Raises
 
-        `ConfigurationError` : if a metric is not there or not a number.
+        `ConfigurationError` : if a metric is missing or not a number.
         """
         values = []
         for name in self.names:
@@ -78,7 +79,7 @@ class SignedMetric:
         return " ".join(self.names)
 
     def in_words(self, value: float) -> str:
-        """What `value` gave, for people to read."""
+        """The result of `value` in words."""
         if len(self.names) > 1:
             return f"{self} {value:.6g}"
         (name,) = self.names

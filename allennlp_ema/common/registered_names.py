@@ -1,5 +1,5 @@
 """
-What data name for `FromParams` to call, checked before it does: it imports any `"type"` with a dot.
+Checks the names in data before `FromParams` uses them, because it imports any `"type"` with a dot.
 """
 
 import sys
@@ -12,19 +12,20 @@ from allennlp.common.from_params import infer_constructor_params
 
 def check_names(base: type, given: Any) -> None:
     """
-    Checks that all that `base.from_params` would call for `given`, at every depth, is registered
-    for the class that is asked for there, or is a class of that kind whose module is loaded. A name
-    without a dot is left to AllenNLP, which takes those that are registered, and says so of others.
+    Checks everything that `base.from_params` would call for `given`, at every depth. It has to be
+    registered for the expected class, or to be a subclass of that class in a module that is already
+    loaded. A name without a dot is left to AllenNLP, which accepts only registered names and
+    reports others.
 
     # Parameters
 
     base : `type`
     given : `Any`
-        In plain JSON values.
+        The configuration, in plain JSON values.
 
     # Raises
 
-    `ConfigurationError` : if there is anything else. Nothing is called or imported.
+    `ConfigurationError` : if anything else would be called. Nothing is called or imported.
     """
     if isinstance(given, str):
         given = {"type": given}
@@ -54,7 +55,7 @@ def _check_arguments(cls: type, constructor: Optional[str], given: Dict[str, Any
 
 
 def _check_argument(annotation: Any, value: Any) -> None:
-    """Against an annotation, whose classes may stand in unions and containers."""
+    """Checks `value` against an annotation, which may contain classes in unions and containers."""
     origin = getattr(annotation, "__origin__", None)
     if origin is Union or origin is Lazy:
         for each in annotation.__args__:
@@ -79,7 +80,7 @@ def _loaded_class(base: type, name: str) -> type:
             f"names it: if it is a {base.__name__} of yours, load its package with "
             f"--include-package {module}"
         )
-    # Not by getattr, which a module may answer with an import.
+    # Not `getattr`, because a module may import something in its `__getattr__`.
     found = getattr(loaded, "__dict__", {}).get(last)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigurationError(

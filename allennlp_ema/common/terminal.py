@@ -1,5 +1,5 @@
 """
-What people see on the terminal: progress bars and tables.
+Output for people on the terminal: progress bars and tables.
 """
 
 import sys
@@ -9,12 +9,12 @@ from allennlp.common import Tqdm
 from rich.console import Console
 from rich.table import Table
 
-# Of what is not a terminal and so has no width: nothing is cut off in a file.
+# The width of a table in a file, which is large enough that nothing is cut off.
 _WIDTH_OF_FILES = 240
 
 
 def progress(*arguments: Any, **keywords: Any) -> Any:
-    """AllenNLP's progress bar, which does not show up before a second has passed."""
+    """AllenNLP's progress bar, which appears only after one second."""
     return Tqdm.tqdm(*arguments, **{"delay": 1.0, **keywords})
 
 
@@ -24,7 +24,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
     headers : `Sequence[str]`
     rows : `Iterable[Sequence[str]]`
-        As many cells each as there are headers.
+        Each row has as many cells as there are headers.
     title : `str`, optional (default = `""`)
     """
     table = Table(title=title or None)
@@ -37,7 +37,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 
 def in_bytes(num_bytes: int) -> str:
-    """`num_bytes` for people to read."""
+    """`num_bytes` in a unit that people can read."""
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"
