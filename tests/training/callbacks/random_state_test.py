@@ -123,6 +123,7 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 # With checkpoints of the end of an epoch, and of the middle of the last one.
+@pytest.mark.everywhere
 @pytest.mark.parametrize("interrupt_at", [(2, 1), (3, 4)], ids=str)
 def test_recovered_run_is_the_same_run(straight: Path, interrupt_at: Any, tmp_path: Path) -> None:
     train_here(CONFIGS[straight.name], tmp_path / "run", interrupt_at=interrupt_at)
