@@ -108,11 +108,12 @@ benchmark: install
 
 install: $(INSTALLED)
 
+# Python compiles what it imports. For pip to compile everything takes longer than all else that it does.
 $(INSTALLED): $(LOCK) requirements/without_dependencies.txt setup.py pyproject.toml
 	$(supported)
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install -r $(LOCK)
-	$(BIN)/python -m pip install --no-deps -r requirements/without_dependencies.txt
+	$(BIN)/python -m pip install --no-compile -r $(LOCK)
+	$(BIN)/python -m pip install --no-compile --no-deps -r requirements/without_dependencies.txt
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 

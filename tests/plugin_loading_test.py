@@ -78,7 +78,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Run]:
         return {name: future.result() for name, future in started.items()}
 
 
-@pytest.mark.everywhere
 @pytest.mark.parametrize("way", ["qualified", "include_package", "plugin_file"])
 def test_this_package_is_loaded_and_says_so(way: str, runs: Dict[str, Run]) -> None:
     process, directory = runs[way]

@@ -18,8 +18,6 @@ from tests.support.training_runs import (
     train,
 )
 
-pytestmark = pytest.mark.everywhere
-
 BATCHES_OF_EACH_RANK = 12
 KILLED = (2, 5)
 

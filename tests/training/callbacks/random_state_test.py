@@ -123,7 +123,6 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 # With checkpoints of the end of an epoch, and of the middle of the last one.
-@pytest.mark.everywhere
 @pytest.mark.parametrize("interrupt_at", [(2, 1), (3, 4)], ids=str)
 def test_recovered_run_is_the_same_run(straight: Path, interrupt_at: Any, tmp_path: Path) -> None:
     train_here(CONFIGS[straight.name], tmp_path / "run", interrupt_at=interrupt_at)
@@ -131,6 +130,7 @@ def test_recovered_run_is_the_same_run(straight: Path, interrupt_at: Any, tmp_pa
     assert_is_the_same_run(straight, tmp_path / "run")
 
 
+@pytest.mark.everywhere
 def test_recovered_from_a_checkpoint_of_the_last_batch_of_an_epoch(tmp_path: Path) -> None:
     train_here(CONFIGS["shuffled"], tmp_path / "straight")
     train_here(CONFIGS["shuffled"], tmp_path / "run", interrupt_at=(2, 1))
