@@ -5,6 +5,7 @@
 #   make test-everywhere   the tests marked `everywhere` on the built wheel, in a fresh environment of each Python
 #                      from 3.8 to 3.13 that is here; EVERYWHERE="3.8 3.9" for these alone, -j2 for two at a time
 #   make test-peers    the averages against those of optax, timm and ema-pytorch, under Python 3.11 or later
+#   make docs          the documentation, into build/docs: open build/docs/index.html
 #   make lint          ruff and mypy; make format applies ruff's formatting
 #   make dist          dist/, the sdist and the wheel: built, checked, and tested as they are installed: docs/releasing.md
 #   make experiments   what averaging buys on the treebank in the folder UD_EWT: experiments/README.md, an hour on 2 cores
@@ -34,11 +35,13 @@ find = $(shell for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions
 PINNED_PYTHON ?= $(call find,3.10)
 EVERYWHERE ?= 3.8 3.9 3.10 3.11 3.12 3.13
 
+DOCS_VENV ?= .venv-docs
+
 DATA := data/python_tokens
 RUN := runs/python_tokens
 
 .PHONY: train test test-pinned pinned-python test-everywhere test-peers dist distributions experiments treebank
-.PHONY: benchmark lint format install lock clean
+.PHONY: benchmark docs lint format install lock clean
 .DELETE_ON_ERROR:
 
 train: install
@@ -72,6 +75,17 @@ everywhere-%: distributions
 test-peers: install
 	$(BIN)/python -m pip install --no-deps -r requirements/peers.txt
 	$(BIN)/python -m pytest tests/peers
+
+# Pages and docstrings are read, nothing is imported: neither torch nor AllenNLP is needed.
+docs: $(DOCS_VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	$(DOCS_VENV)/bin/python docs/check_site.py build/docs
+	@echo "documentation: build/docs/index.html; with its search: $(PYTHON) -m http.server -d build/docs"
+
+$(DOCS_VENV)/installed: requirements/docs.txt
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --no-deps -r requirements/docs.txt
+	@touch $@
 
 lint: install
 	$(BIN)/ruff check .
@@ -125,5 +139,5 @@ lock:
 	$(BIN)/python requirements/lock.py
 
 clean:
-	rm -rf .venv .venv-pinned .venv-dist $(DATA) $(RUN) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-pinned .venv-dist $(DOCS_VENV) $(DATA) $(RUN) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -81,3 +81,11 @@ def test_the_version_is_the_same_wherever_it_stands(metadata):
 def make_variable(name):
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     return re.search(rf"^{name} \?= (.*)$", makefile, flags=re.MULTILINE).group(1)
+
+
+def test_the_description_has_no_link_that_leads_nowhere(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    description = wheel.read(name).decode("utf-8").partition("\n\n")[2]
+    assert "# allennlp_ema" in description and "- Tutorial:" in description
+    targets = re.findall(r"\]\(([^)]*)\)", description)
+    assert targets and all(target.startswith("https://") for target in targets)
