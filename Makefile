@@ -3,8 +3,12 @@
 #   make train         writes the data, trains with averaged weights, and shows their accuracy on the test split and a
 #                      picture of what averaging did
 #   make test          the test suite; make test-pinned runs it on AllenNLP's own pins, under Python 3.10
+#   make test-everywhere   the tests marked `everywhere` on the built wheel, in a fresh environment of each Python
+#                      from 3.8 to 3.13 that is here; EVERYWHERE="3.8 3.9" for these alone, -j2 for two at a time
 #   make test-peers    the averages against those of optax, timm and ema-pytorch, under Python 3.11 or later
+#   make docs          the documentation, into build/docs: open build/docs/index.html
 #   make lint          ruff and mypy; make format applies ruff's formatting
+#   make dist          dist/, the sdist and the wheel: built, checked, and tested as they are installed: docs/releasing.md
 #   make experiments   what averaging buys on the treebank in the folder UD_EWT: experiments/README.md, an hour on 2 cores
 #   make benchmark     how fast, against whom: benchmarks/README.md, 20 minutes on one core; UD_EWT as above, for a part
 #   make install       $(VENV) from $(PYTHON), skipped when nothing changed
@@ -25,13 +29,20 @@ VERSION := $(word 1,$(INTERPRETER))
 LOCK := $(wildcard requirements/python$(VERSION).txt)
 INSTALLED := $(VENV)/installed-$(word 2,$(INTERPRETER))
 
-PINNED_PYTHON ?= $(shell for python in python3.10 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.10*/bin/python; do \
-	"$$python" -c 'import sys; assert sys.version_info[:2] == (3, 10); print(sys.executable)' 2>/dev/null && break; done)
+# The interpreter of a version, on the PATH or in pyenv.
+find = $(shell for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python; do \
+	"$$python" -c 'import sys; assert sys.version.startswith("$(1)."); print(sys.executable)' 2>/dev/null && break; done)
+
+PINNED_PYTHON ?= $(call find,3.10)
+EVERYWHERE ?= 3.8 3.9 3.10 3.11 3.12 3.13
+
+DOCS_VENV ?= .venv-docs
 
 DATA := data/python_tokens
 RUN := runs/python_tokens
 
-.PHONY: train test test-pinned pinned-python test-peers experiments treebank benchmark lint format install lock clean
+.PHONY: train test test-pinned pinned-python test-everywhere test-peers dist distributions experiments treebank
+.PHONY: benchmark docs lint format install lock clean
 .DELETE_ON_ERROR:
 
 # Warnings that nobody who trains can do anything about, each by its message and module: most come while AllenNLP
@@ -69,9 +80,25 @@ pinned-python:
 		(or give it as PINNED_PYTHON=...)))
 	@echo "AllenNLP's own pins run on $(PINNED_PYTHON)"
 
+test-everywhere: $(EVERYWHERE:%=everywhere-%)
+
+everywhere-%: distributions
+	@$(if $(call find,$*),.ci/test_installed $(call find,$*) dist/*.whl,echo "Python $*: left out, it is not here.")
+
 test-peers: install
 	$(BIN)/python -m pip install --no-deps -r requirements/peers.txt
 	$(BIN)/python -m pytest tests/peers
+
+# Pages and docstrings are read, nothing is imported: neither torch nor AllenNLP is needed.
+docs: $(DOCS_VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	$(DOCS_VENV)/bin/python docs/check_site.py build/docs
+	@echo "documentation: build/docs/index.html; with its search: $(PYTHON) -m http.server -d build/docs"
+
+$(DOCS_VENV)/installed: requirements/docs.txt
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --no-deps -r requirements/docs.txt
+	@touch $@
 
 lint: install
 	$(BIN)/ruff check .
@@ -81,6 +108,20 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# As the README has it: where AllenNLP's pins can be met, the extra; else the two lines.
+dist: distributions
+	.ci/test_installed $(PYTHON) dist/*.tar.gz
+	.ci/test_installed $(PYTHON) dist/*.whl
+	$(if $(PINNED_PYTHON),.ci/test_installed $(PINNED_PYTHON) "$$(echo dist/*.whl)[allennlp]",\
+		@echo "The extra is not tried: it needs Python 3.8 to 3.10.")
+
+distributions:
+	rm -rf dist
+	$(PYTHON) -m venv --clear .venv-dist
+	.venv-dist/bin/python -m pip install --quiet -r requirements/dist.txt
+	.venv-dist/bin/python -m build --no-isolation
+	.venv-dist/bin/twine check --strict dist/*
 
 experiments: treebank install
 	$(BIN)/python -m experiments.run
@@ -94,11 +135,12 @@ benchmark: install
 
 install: $(INSTALLED)
 
+# Python compiles what it imports. For pip to compile everything takes longer than all else that it does.
 $(INSTALLED): $(LOCK) requirements/without_dependencies.txt setup.py pyproject.toml
 	$(supported)
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install -r $(LOCK)
-	$(BIN)/python -m pip install --no-deps -r requirements/without_dependencies.txt
+	$(BIN)/python -m pip install --no-compile -r $(LOCK)
+	$(BIN)/python -m pip install --no-compile --no-deps -r requirements/without_dependencies.txt
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -110,5 +152,5 @@ lock:
 	$(BIN)/python requirements/lock.py
 
 clean:
-	rm -rf .venv .venv-pinned $(DATA) $(RUN) build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-pinned .venv-dist $(DOCS_VENV) $(DATA) $(RUN) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,20 +1,45 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 README = Path(__file__).parent / "README.md"
 
+
+def long_description() -> str:
+    """The README for a package index, where a link into the repository would lead nowhere."""
+    text = README.read_text(encoding="utf-8")
+    without_pictures = re.sub(r"!\[[^]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", without_pictures)
+
+
 setup(
     name="allennlp_ema",
-    version="0.1.0",
+    version="1.0.0",
     description="Averaged weights for AllenNLP that are right, fast and survive --recover",
-    long_description=README.read_text(encoding="utf-8"),
+    author="the allennlp_ema authors",
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    keywords="allennlp pytorch exponential moving average weight averaging EMA SWA",
+    keywords=[
+        "allennlp",
+        "pytorch",
+        "weight averaging",
+        "exponential moving average",
+        "stochastic weight averaging",
+        "EMA",
+        "SWA",
+    ],
     classifiers=[
+        "Development Status :: 5 - Production/Stable",
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.8",
+        "Programming Language :: Python :: 3.9",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],

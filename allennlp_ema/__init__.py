@@ -46,7 +46,7 @@ from allennlp_ema.weighting.decay_schedules import (
 
 repair_allennlp()
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "Average",

@@ -14,6 +14,8 @@ import allennlp_ema
 from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.weighting import duration, weighting
 
+pytestmark = pytest.mark.everywhere
+
 CLASSES = [
     *(getattr(allennlp_ema, name) for name in allennlp_ema.__all__),
     duration.Duration,

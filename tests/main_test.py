@@ -22,6 +22,7 @@ def run(capsys, *arguments):
     return returncode, lines[0]
 
 
+@pytest.mark.everywhere
 def test_allennlp_itself_loads_it_from_the_home_directory(tmp_path):
     home = {"HOME": str(tmp_path), "PYTHONWARNINGS": "ignore"}
     run_python("-m", "allennlp_ema", "enable", environment=home)

@@ -1,3 +1,4 @@
+import email
 import re
 import shutil
 import subprocess
@@ -33,15 +34,58 @@ def test_the_wheel_holds_the_whole_package_and_nothing_beside_it(wheel):
     assert contents == modules | {"allennlp_ema/py.typed"}
 
 
-def test_the_metadata_leave_allennlp_to_an_extra(wheel):
+@pytest.fixture(scope="module")
+def metadata(wheel):
     (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
-    metadata = wheel.read(name).decode("utf-8")
-    assert f"\nVersion: {allennlp_ema.__version__}\n" in metadata
-    assert "\nRequires-Python: >=3.8\n" in metadata
-    assert "\nProvides-Extra: allennlp\n" in metadata
-    requirements = re.findall(r"^Requires-Dist: (.*)$", metadata, flags=re.MULTILINE)
+    return email.message_from_bytes(wheel.read(name))
+
+
+def test_the_metadata_leave_allennlp_to_an_extra(metadata):
+    assert metadata.get_all("Provides-Extra") == ["allennlp"]
+    requirements = metadata.get_all("Requires-Dist")
     of_allennlp = [requirement for requirement in requirements if "allennlp" in requirement]
     assert of_allennlp and all("extra ==" in each for each in of_allennlp)
     assert any(requirement.startswith("torch") for requirement in requirements)
     # The first that draws a legend outside of the axes.
     assert "matplotlib>=3.7" in requirements
+
+
+def test_the_metadata_say_who_and_for_which_python_and_promise_no_address(metadata):
+    assert metadata["Author"] == "the allennlp_ema authors"
+    assert metadata["License"] == "Apache-2.0"
+    assert {"allennlp", "SWA"} <= set(metadata["Keywords"].split(","))
+    assert not {"Home-page", "Project-URL", "Download-URL", "Author-email"} & set(metadata)
+    minors = [
+        int(python)
+        for python in re.findall(
+            r"Python :: 3\.(\d+)$", "\n".join(metadata.get_all("Classifier")), flags=re.MULTILINE
+        )
+    ]
+    assert metadata["Requires-Python"] == f">=3.{minors[0]}"
+    # Each has versions that were resolved for it, and its turn.
+    locks = {path.name for path in (REPOSITORY / "requirements").glob("python*.txt")}
+    assert {f"python3.{minor}.txt" for minor in minors} == locks
+    assert make_variable("EVERYWHERE") == " ".join(f"3.{minor}" for minor in minors)
+
+
+def test_the_version_is_the_same_wherever_it_stands(metadata):
+    version = allennlp_ema.__version__
+    assert metadata["Version"] == version
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    released, date = re.findall(r"^## \[(\d.*?)\] - (.*)$", changes, flags=re.MULTILINE)[0]
+    assert released == version
+    assert f'\nversion: {version}\ndate-released: "{date}"\n' in citation
+
+
+def make_variable(name):
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    return re.search(rf"^{name} \?= (.*)$", makefile, flags=re.MULTILINE).group(1)
+
+
+def test_the_description_has_no_link_that_leads_nowhere(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    description = wheel.read(name).decode("utf-8").partition("\n\n")[2]
+    assert "# allennlp_ema" in description and "- Tutorial:" in description
+    targets = re.findall(r"\]\(([^)]*)\)", description)
+    assert targets and all(target.startswith("https://") for target in targets)

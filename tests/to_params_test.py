@@ -17,6 +17,8 @@ import allennlp_ema
 from allennlp_ema import DecaySchedule
 from tests.support.every_average import EVERY_AVERAGE
 
+pytestmark = pytest.mark.everywhere
+
 EVERY_KEY: Dict[str, Any] = {
     "start_step": 3,
     "update_every": {"epochs": 1.0},

@@ -16,6 +16,8 @@ from allennlp_ema import (
 )
 from tests.support.training_runs import DATA, REPOSITORY
 
+pytestmark = pytest.mark.everywhere
+
 CONFIGS = sorted((REPOSITORY / "training_configs").glob("*.jsonnet"))
 
 

@@ -26,6 +26,7 @@ def exponential(**settings):
     return lambda parameters: built({"type": "exponential", **settings}, parameters)
 
 
+@pytest.mark.everywhere
 class TestAsAllenNLPsOwn:
     @settings(max_examples=40)
     @given(

@@ -5,6 +5,8 @@ import torch
 from tests.support.every_average import built
 from tests.support.trajectories import averages_along, profile, random_walk, weighted_along
 
+pytestmark = pytest.mark.everywhere
+
 
 def polynomial(**settings):
     return lambda parameters: built({"type": "polynomial", **settings}, parameters)

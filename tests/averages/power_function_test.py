@@ -11,6 +11,8 @@ from tests.support.trajectories import (
     weighted_along,
 )
 
+pytestmark = pytest.mark.everywhere
+
 
 def power_function(**settings):
     return lambda parameters: built({"type": "power_function", **settings}, parameters)

@@ -23,6 +23,8 @@ from allennlp_ema.weighting.profiles import expected_counts
 from tests.support.every_average import EVERY_AVERAGE, built
 from tests.support.trajectories import named_parameter
 
+pytestmark = pytest.mark.everywhere
+
 HALF_LIFE = {"type": "exponential", "decay": {"type": "half_life", "half_life": 5.0}}
 
 

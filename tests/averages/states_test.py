@@ -13,6 +13,8 @@ from allennlp_ema.averages.specifications import build_average
 from allennlp_ema.weighting.profiles import expected_counts
 from tests.support.every_average import EVERY_AVERAGE, built
 
+pytestmark = pytest.mark.everywhere
+
 WRITTEN_BEFORE = Path(__file__).parent.parent.parent / "fixtures" / "written_before"
 STATES = torch.load(str(WRITTEN_BEFORE / "states.th"))
 

@@ -21,6 +21,8 @@ from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.shadow_weights import kernels
 from tests.support.every_average import EVERY_AVERAGE, built
 
+pytestmark = pytest.mark.everywhere
+
 PACKAGE = os.path.dirname(allennlp_ema.__file__)
 EVERY = pytest.mark.parametrize("params", EVERY_AVERAGE.values(), ids=EVERY_AVERAGE)
 

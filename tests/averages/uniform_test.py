@@ -7,6 +7,8 @@ from allennlp_ema import UniformMovingAverage
 from tests.support.every_average import built
 from tests.support.trajectories import averages_along, named_parameter, profile, random_walk
 
+pytestmark = pytest.mark.everywhere
+
 
 def uniform(**settings):
     return lambda parameters: built({"type": "uniform", **settings}, parameters)

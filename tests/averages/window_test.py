@@ -8,6 +8,8 @@ from allennlp_ema import WindowMovingAverage
 from tests.support.every_average import built
 from tests.support.trajectories import averages_along, move, named_parameter, profile, random_walk
 
+pytestmark = pytest.mark.everywhere
+
 
 def window(**settings):
     return lambda parameters: built({"type": "window", **settings}, parameters)

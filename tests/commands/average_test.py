@@ -4,6 +4,7 @@ from tests.support.command_line import allennlp
 from tests.support.training_runs import run_python
 
 
+@pytest.mark.everywhere
 def test_allennlp_itself_lists_the_command_and_that_its_own(capsys):
     assert "average" in allennlp(capsys, "--help").output
     for arguments in (["average", "--help"], ["average"]):

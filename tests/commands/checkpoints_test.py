@@ -15,6 +15,7 @@ def checkpoint(recorded: RecordedTraining, epoch: int) -> Path:
     return recorded.directory / f"model_state_e{epoch}_b0.th"
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     "which, epochs",
     [

@@ -81,6 +81,7 @@ def test_archives_of_a_training_of_a_synthesis_and_of_checkpoints(recorded, caps
     assert files == "model_state_e39_b0.th, model_state_e40_b0.th"
 
 
+@pytest.mark.everywhere
 def test_a_directory_has_all_of_them(recorded, capsys):
     names = [row[0] for row in rows(capsys, recorded.directory) if row[0]]
     assert names[:6] == [f"training_state_e{e}_b0.th" for e in (38, 38, 39, 39, 40, 40)]

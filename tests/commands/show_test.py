@@ -42,6 +42,7 @@ def config(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.everywhere
 def test_the_table(capsys):
     # In force from where (1 + n) / (10 + n) is 0.9.
     found = rows(capsys, DECAY, '{"type": "uniform", "start_step": 7}', "--num-updates", "1000")
@@ -87,6 +88,7 @@ def test_what_has_no_sample_or_none_that_counts(capsys, tmp_path):
     ]
 
 
+@pytest.mark.everywhere
 def test_the_picture(config, capsys, tmp_path):
     output = tmp_path / "pictures" / "average.png"
     arguments = [config, "window", "--num-updates", "100", "--num-updates-per-epoch", "20"]

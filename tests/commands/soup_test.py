@@ -75,6 +75,7 @@ def shown(capsys: Any, archive: Path) -> Tuple[str, str]:
     return lines[0][1], " ".join(line[2] for line in lines)
 
 
+@pytest.mark.everywhere
 def test_a_uniform_soup_is_the_mean_of_directories_and_archives(
     runs, states, recorded, capsys, tmp_path
 ):

@@ -46,6 +46,7 @@ def copied(recorded, tmp_path) -> RecordedTraining:
     return recorded._replace(directory=tmp_path / "run")
 
 
+@pytest.mark.everywhere
 def test_each_length_is_measured_as_allennlp_does_beside_raw_and_tracked(
     recorded, capsys, tmp_path
 ):

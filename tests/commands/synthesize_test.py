@@ -29,6 +29,7 @@ def synthesize(capsys, recorded: RecordedTraining, output: Path, specification, 
     )
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     "specification, residual, largest_error",
     [

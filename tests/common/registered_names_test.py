@@ -8,6 +8,8 @@ from allennlp.common.checks import ConfigurationError
 
 from allennlp_ema.common.registered_names import check_names
 
+pytestmark = pytest.mark.everywhere
+
 
 class Shape(Registrable):
     default_implementation = "circle"

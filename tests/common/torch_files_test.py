@@ -14,6 +14,8 @@ from allennlp_ema.common import torch_files
 from allennlp_ema.common.torch_files import load_dictionary
 from tests.support.training_runs import differences
 
+pytestmark = pytest.mark.everywhere
+
 
 def test_a_dictionary_comes_back(tmp_path):
     state = {"weight": torch.arange(3.0), "count": 7}

@@ -52,6 +52,7 @@ def training_state(run: Path, epochs: int) -> Dict[str, Any]:
     return torch.load(str(run / f"training_state_e{epochs}_b0.th"))
 
 
+@pytest.mark.everywhere
 def test_model_files_hold_averages_and_training_files_raw_weights(runs: Path) -> None:
     for epochs in range(1, 5):
         raw = model_state(runs / "default", epochs)
@@ -283,6 +284,7 @@ FAULTS: Dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("what", ["model", "training"])
 @pytest.mark.parametrize("fault", list(FAULTS))
 def test_checkpoint_that_cannot_be_read_is_passed_over(

@@ -278,6 +278,7 @@ def test_no_step_from_averages(active: str) -> None:
     assert differences(weights(model), raw) != []
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("inner", INNER, ids=lambda inner: inner["type"])
 def test_state_of_both_loads_to_the_bit(inner: Dict[str, Any]) -> None:
     model = linear()
@@ -448,6 +449,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("run", ["optimizer", "recovered"])
 def test_with_the_trainer_all_is_as_with_the_trainers_own(runs: Path, run: str) -> None:
     model_state, training_state = latest_checkpoint(runs / "trainer")

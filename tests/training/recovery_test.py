@@ -113,9 +113,11 @@ def allennlps(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 class TestCommandLine:
+    @pytest.mark.everywhere
     def test_killed_run_continues_bit_equal(self, ours: Runs) -> None:
         assert_ended_alike(ours.straight, ours.recovered)
 
+    @pytest.mark.everywhere
     def test_finished_run_gives_the_averaged_model_again(self, ours: Runs) -> None:
         weights = best_weights(ours.straight)
         archived = load_archive(str(ours.finished / "model.tar.gz")).model.state_dict()
@@ -144,6 +146,7 @@ class TestEveryAverage:
         train_here(config(moving_average), tmp_path / "recovered", recover=True)
         assert_ended_alike(tmp_path / "straight", tmp_path / "recovered")
 
+    @pytest.mark.everywhere
     def test_continues_from_the_middle_of_an_epoch(
         self, moving_average: Any, tmp_path: Path
     ) -> None:

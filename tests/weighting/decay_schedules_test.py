@@ -17,6 +17,8 @@ from allennlp_ema.weighting.decay_schedules import (
 )
 from allennlp_ema.weighting.relative_width import gamma_to_sigma_rel, sigma_rel_to_gamma
 
+pytestmark = pytest.mark.everywhere
+
 # For each schedule a configuration, and its formula as published.
 SCHEDULES = {
     "constant": ({"decay": 0.99}, lambda n: 0.99),

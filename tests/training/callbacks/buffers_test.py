@@ -73,6 +73,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.everywhere
 class TestBatchNormModel:
     def test_raw_statistics_are_clearly_worse(self, runs: Path) -> None:
         loss = {name: metrics(runs / name)["validation_loss"] for name in ("raw", "recalibrate")}

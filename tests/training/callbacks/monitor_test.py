@@ -69,6 +69,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "picture", lambda *arguments: b"")
 
 
+@pytest.mark.everywhere
 class TestNumbers:
     @pytest.mark.parametrize("epoch", range(4))
     def test_raw_metrics_are_those_of_the_raw_weights(self, monitored: Path, epoch: int) -> None:

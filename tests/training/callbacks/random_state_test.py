@@ -130,6 +130,7 @@ def test_recovered_run_is_the_same_run(straight: Path, interrupt_at: Any, tmp_pa
     assert_is_the_same_run(straight, tmp_path / "run")
 
 
+@pytest.mark.everywhere
 def test_recovered_from_a_checkpoint_of_the_last_batch_of_an_epoch(tmp_path: Path) -> None:
     train_here(CONFIGS["shuffled"], tmp_path / "straight")
     train_here(CONFIGS["shuffled"], tmp_path / "run", interrupt_at=(2, 1))

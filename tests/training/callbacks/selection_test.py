@@ -219,6 +219,7 @@ def test_checkpoint_during_a_validation(target: float, winner: str, tmp_path: Pa
     assert model.validated[-3:] == [after(6)[winner]] * 3
 
 
+@pytest.mark.everywhere
 class TestTagger:
     """A real model, with dropout and shuffling."""
 

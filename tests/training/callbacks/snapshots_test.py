@@ -40,6 +40,7 @@ def contents(directory: Path) -> Dict[str, Any]:
     }
 
 
+@pytest.mark.everywhere
 def test_each_average_of_a_bank_after_each_epoch(tmp_path):
     train_here(config(), tmp_path)
     snapshots = find_snapshots(tmp_path / "averages")
