@@ -24,6 +24,7 @@ from allennlp_ema.averages import (
 )
 from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.commands import Average
+from allennlp_ema.training.accelerator import TorchFsdpAccelerator
 from allennlp_ema.training.callbacks import (
     MovingAverageBuffersCallback,
     MovingAverageMonitorCallback,
@@ -68,6 +69,7 @@ __all__ = [
     "PowerFunctionMovingAverage",
     "RandomStateCallback",
     "SwappingCheckpointer",
+    "TorchFsdpAccelerator",
     "UniformMovingAverage",
     "WarmupDecay",
     "WindowMovingAverage",

@@ -11,6 +11,7 @@ from allennlp_ema.averages.attachment import Attachment
 from allennlp_ema.averages.states import check_entries, matched
 from allennlp_ema.common.terminal import in_bytes
 from allennlp_ema.shadow_weights.shadow_weights import ShadowWeights
+from allennlp_ema.shadow_weights.sharded import is_sharded
 from allennlp_ema.weighting.weighting import AveragingCounts, Update, Weighting
 
 # Shadow weights, and the weight with which an update moves them.
@@ -153,9 +154,10 @@ class RunningAverage:
 
     def memory_in_words(self) -> str:
         shadows = self.shadow_weights.shadows
+        in_part = " in this process" if any(map(is_sharded, self.shadow_weights.parameters)) else ""
         dtypes = sorted({str(shadow.dtype).replace("torch.", "") for shadow in shadows})
         return (
-            f"{len(shadows):,} parameters with {self.shadow_weights.num_values:,} values, "
+            f"{len(shadows):,} parameters with {self.shadow_weights.num_values:,} values{in_part}, "
             f"{in_bytes(self.shadow_weights.num_bytes)} of {' and '.join(dtypes)}"
         )
 

@@ -25,7 +25,7 @@ from allennlp_ema.averages.specifications import (
 from allennlp_ema.averages.written_states import read_counts
 from allennlp_ema.common.documents import check_kind, check_range, entry, read_json
 from allennlp_ema.common.files import written_whole
-from allennlp_ema.shadow_weights.sharded import is_plain, memory_of
+from allennlp_ema.shadow_weights.sharded import memory_of, whole
 from allennlp_ema.weighting.weighting import AveragingCounts
 
 FORMAT = "allennlp_ema.snapshot"
@@ -95,11 +95,10 @@ def check_writable(average: MovingAverage) -> None:
     `ConfigurationError` : naming a parameter whose average cannot be written to a snapshot.
     """
     for name, value in average.named_averages():
-        if not is_plain(value):
-            what = f"of dtype {value.dtype}" if value.is_complex() else "in shards"
+        if value.is_complex():
             raise ConfigurationError(
-                f'the average of the parameter "{name}" is {what}, but a snapshot holds real and '
-                'whole values: name it in "exclude", or leave out the snapshots'
+                f'the average of the parameter "{name}" is of dtype {value.dtype}, but a snapshot '
+                'holds real values: name it in "exclude", or leave out the snapshots'
             )
 
 
@@ -123,9 +122,11 @@ def take_snapshot(
     average: MovingAverage,
     own_name: Callable[[str], str] = str,
     previous: Optional[TakenSnapshot] = None,
+    is_kept: bool = True,
 ) -> TakenSnapshot:
     """
-    Copies the present values of `average`.
+    Copies the present values of `average`. Those in shards are gathered one parameter at a time,
+    so that all processes have to call it together.
 
     # Parameters
 
@@ -138,6 +139,8 @@ def take_snapshot(
     previous : `Optional[TakenSnapshot]`, optional (default = `None`)
         An earlier snapshot of the same average that is not needed any more. Its memory is reused,
         because allocating new memory takes several times as long as copying.
+    is_kept : `bool`, optional (default = `True`)
+        `False` for a process that only takes part in the gathering. It gets no values.
     """
     check_writable(average)
     memories = {} if previous is None else previous.values
@@ -151,9 +154,11 @@ def take_snapshot(
             tied[parameter] = seen[memory]
             continue
         seen[memory] = parameter
-        if parameter not in memories:
-            memories[parameter] = torch.empty(value.shape, dtype=torch.float32)
-        values[parameter] = memories[parameter].copy_(value.detach())
+        value = whole(value)
+        if is_kept:
+            if parameter not in memories:
+                memories[parameter] = torch.empty(value.shape, dtype=torch.float32)
+            values[parameter] = memories[parameter].copy_(value.detach())
     description = {
         "name": name,
         "specification": specification_of(average),

@@ -147,8 +147,11 @@ def _message(error: BaseException) -> str:
     return str(error.args[-1]) if error.args else type(error).__name__
 
 
-# What the trainer gives, and a configuration does not have.
-_GIVEN_BY_TRAINER = ("parameters", "model_parameters", "serialization_dir")
+# What the trainer or `allennlp train` gives, and a configuration does not have.
+_GIVEN_BY_TRAINER = (
+    *("parameters", "model_parameters", "serialization_dir"),
+    *("local_rank", "world_size", "cuda_device"),
+)
 
 
 def constructor_arguments(instance: Any) -> Dict[str, Any]:

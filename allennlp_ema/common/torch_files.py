@@ -15,8 +15,14 @@ from allennlp.common.checks import ConfigurationError
 from torch.torch_version import TorchVersion
 
 
-def load_dictionary(path: Path) -> Dict[str, Any]:
+def load_dictionary(path: Path, is_mapped: bool = False) -> Dict[str, Any]:
     """
+    # Parameters
+
+    path : `Path`
+    is_mapped : `bool`, optional (default = `False`)
+        Whether tensors stay on the disk until their values are asked for, where torch can do that.
+
     # Returns
 
     loaded : `Dict[str, Any]`
@@ -33,7 +39,8 @@ def load_dictionary(path: Path) -> Dict[str, Any]:
         # What torch has to say of a file that it cannot read is in the error, too.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loaded = torch.load(str(path), map_location="cpu", **_TENSORS_ONLY)
+            mapped = {"mmap": True} if is_mapped and "weights_only" in _TENSORS_ONLY else {}
+            loaded = torch.load(str(path), map_location="cpu", **_TENSORS_ONLY, **mapped)
     except Exception as error:
         # What torch.load raises depends on where in a file it first meets what it does not know.
         raise ConfigurationError(f"{path} {_in_words(error)}") from error

@@ -13,19 +13,37 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 
+def is_sharded(value: Any) -> bool:
+    """Whether `value` is a `DTensor`."""
+    # Not every supported torch has `DTensor`, so its method identifies it.
+    return hasattr(value, "to_local")
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether `tensor` is neither complex nor sharded, so that it needs no `local_values`."""
-    return not (_is_sharded(tensor) or tensor.is_complex())
+    return not (is_sharded(tensor) or tensor.is_complex())
 
 
 def local_part(tensor: Any) -> Tensor:
     """The local shard of a `DTensor`, or else the tensor itself. It is never a copy."""
     part: Tensor = tensor
-    if _is_sharded(tensor):
+    if is_sharded(tensor):
         # With gradients enabled, `to_local` would add a node to the autograd graph.
         with torch.no_grad():
             part = tensor.to_local()
     return part
+
+
+def whole(tensor: Any) -> Tensor:
+    """
+    All values of a `DTensor`, or else the tensor itself. All processes have to call it together.
+    """
+    all_of_it: Tensor = tensor
+    if is_sharded(tensor):
+        with torch.no_grad():
+            # Next to GPUs, shards in host memory cannot be gathered where they are.
+            all_of_it = tensor.to(tensor.device_mesh.device_type).full_tensor()
+    return all_of_it
 
 
 def local_values(tensor: Tensor) -> Tensor:
@@ -49,7 +67,7 @@ def wrapped_like(parameter: Tensor, values: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         if parameter.is_complex():
             values = torch.view_as_complex(values)
-        return _as_dtensor(parameter, values) if _is_sharded(parameter) else values
+        return _as_dtensor(parameter, values) if is_sharded(parameter) else values
 
 
 def local_values_for(parameter: Any, value: Any) -> Tensor:
@@ -59,10 +77,10 @@ def local_values_for(parameter: Any, value: Any) -> Tensor:
     `parameter`.
     """
     with torch.no_grad():
-        if not _is_sharded(parameter):
-            return local_values(value.full_tensor() if _is_sharded(value) else value)
+        if not is_sharded(parameter):
+            return local_values(whole(value))
         mesh, placements = parameter.device_mesh, parameter.placements
-        if not _is_sharded(value):
+        if not is_sharded(value):
             from torch.distributed.tensor import Replicate
 
             everywhere = [Replicate()] * mesh.ndim
@@ -158,7 +176,7 @@ class GatheringModules:
             module: Any = reference()
             if hasattr(module, "reshard"):
                 module.reshard()
-                if not all(map(_is_sharded, module.parameters())):
+                if not all(map(is_sharded, module.parameters())):
                     # After an interrupted forward pass only `state_dict` reshards.
                     module.state_dict()
             elif module is not None and module.has_full_params:
@@ -169,7 +187,7 @@ def _modules_that_gather(parameters: Sequence[Tensor]) -> Iterator[torch.nn.Modu
     if any(map(_is_flattened, parameters)):
         raise RuntimeError(f"a parameter {_FLATTENED}")
     ours = {id(parameter) for parameter in parameters}
-    if any(map(_is_sharded, parameters)):
+    if any(map(is_sharded, parameters)):
         for module in _fsdp_modules():
             if any(id(param.sharded_param) in ours for param in _fsdp_params(module)):
                 yield module
@@ -209,11 +227,6 @@ def _fsdp_params(module: Any) -> List[Any]:
         # torch before 2.12 has one group.
         groups = [state._fsdp_param_group]
     return [param for group in groups if group is not None for param in group.fsdp_params]
-
-
-def _is_sharded(tensor: Tensor) -> bool:
-    # Not every supported torch has `DTensor`, so its method identifies it.
-    return hasattr(tensor, "to_local")
 
 
 def _is_flattened(parameter: Tensor) -> bool:

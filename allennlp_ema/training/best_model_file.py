@@ -3,17 +3,22 @@ The file of the best model so far, and the one before it as long as a checkpoint
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
 
+import torch
+import torch.distributed as dist
 from allennlp.common.checks import ConfigurationError
+from allennlp.common.util import is_distributed
 
 from allennlp_ema.common.files import whole_file, written_whole
 from allennlp_ema.common.torch_files import load_dictionary
-from allennlp_ema.training.checkpoint_files import PointInTime
+from allennlp_ema.training.checkpoint_files import PointInTime, from_all_workers
+from allennlp_ema.training.sharded_states import model_part_here
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +86,7 @@ class BestModelFile:
         self._epoch = epoch
         if is_found:
             try:
-                load_dictionary(self.path)
+                self._check_shard(load_dictionary(self.path))
             except ConfigurationError as error:
                 logger.warning("%s", error)
                 is_found = False
@@ -90,6 +95,42 @@ class BestModelFile:
             with contextlib.suppress(FileNotFoundError):
                 self.path.unlink()
         return is_found
+
+    def take_over_shards(self) -> None:
+        """
+        Puts the shards of more or fewer workers together anew. All workers have to do it together.
+        """
+        paths = list(self._directory.glob("best*_w*.th")) if self._worker else []
+        names = from_all_workers({path.stem.rpartition("_w")[0] for path in paths})
+        for name in sorted(set().union(*names)):
+            own = self._shard_of_others(name)
+            # Nobody writes before all have read.
+            from_all_workers(None)
+            if own is not None:
+                with whole_file(self._directory / f"{name}{self._worker}.th") as file:
+                    torch.save(own, file)
+        if self._trainer._primary and is_distributed():
+            for path in paths:
+                if int(path.stem.rpartition("_w")[2]) >= dist.get_world_size():
+                    path.unlink()
+
+    def _shard_of_others(self, name: str) -> Optional[Dict[str, Any]]:
+        """This worker's, if the shards of the model are of another number of workers."""
+        paths = (self._directory / f"{name}_w{worker}.th" for worker in itertools.count())
+        # What cannot be read is said when it is put in place.
+        with contextlib.suppress(ConfigurationError):
+            shards = [load_dictionary(next(paths), is_mapped=True)]
+            num_workers = _num_others(shards[0])
+            if num_workers is not None:
+                shards += [load_dictionary(next(paths), True) for _ in range(num_workers - 1)]
+                return model_part_here(shards)
+        return None
+
+    def _check_shard(self, state: Dict[str, Any]) -> None:
+        # Killed while shards were put together anew, a worker has one of before.
+        num_workers = _num_others(state) if self._worker else None
+        if num_workers is not None:
+            raise ConfigurationError(f"{self.path} is one of {num_workers} shards")
 
     def remove_previous(self, if_unneeded: bool = False) -> None:
         if not (if_unneeded and self._has_older_checkpoints()):
@@ -122,6 +163,13 @@ def best_model_file_of(trainer: Any) -> BestModelFile:
     if "_best_model_file" not in vars(trainer):
         trainer._best_model_file = BestModelFile(trainer)
     return trainer._best_model_file
+
+
+def _num_others(state: Dict[str, Any]) -> Optional[int]:
+    """Of how many workers a shard is, if these are more or fewer; FairScale's do not say it."""
+    num_workers = state.get("metadata", {}).get("num_workers")
+    is_other = num_workers is not None and num_workers != dist.get_world_size()
+    return num_workers if is_other else None
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

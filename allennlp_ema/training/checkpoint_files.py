@@ -3,6 +3,7 @@ The files of checkpoints: written whole, and read from the newest that a trainin
 """
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ from allennlp.training.trainer import TrainerCheckpoint
 
 from allennlp_ema.common.files import PARTIAL, whole_file
 from allennlp_ema.common.torch_files import load_dictionary
+from allennlp_ema.training.sharded_states import checkpoint_here
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,10 @@ def written_checkpoint(
             with contextlib.suppress(FileNotFoundError):
                 os.remove(model_path)
     _passed_over(checkpointer).discard(point)
+    if checkpointer.state_is_sharded and is_distributed():
+        _remove_shards_of_more_workers(checkpointer, point)
+        # Before any older one is removed, of which all shards are there.
+        dist.barrier()
 
 
 def find_checkpoints(checkpointer: Checkpointer) -> Set[PointInTime]:
@@ -82,11 +88,13 @@ def load_newest_checkpoint(checkpointer: Checkpointer) -> Optional[TrainerCheckp
     own = _points(checkpointer, "model") | _points(checkpointer, "training")
     # Every worker goes through the same checkpoints, so that none waits for another.
     points: Set[PointInTime] = set().union(*from_all_workers(own))
+    first_error: Optional[Exception] = None
     for point in sorted(points - _passed_over(checkpointer), reverse=True):
         checkpoint = None
         try:
             checkpoint = _read(checkpointer, point)
         except Exception as error:
+            first_error = first_error or error
             _pass_over(checkpointer, point, "cannot be read", error)
         if all(from_all_workers(checkpoint is not None)):
             vars(checkpointer)["_loaded"] = point
@@ -95,7 +103,8 @@ def load_newest_checkpoint(checkpointer: Checkpointer) -> Optional[TrainerCheckp
     if points:
         raise ConfigurationError(
             f"None of the {len(points)} checkpoints in {checkpointer._serialization_dir} can be "
-            "gone on from. To train anew, empty the directory and leave out --recover"
+            f"gone on from: {first_error or 'another worker cannot read them, see its log'}. To "
+            "train anew, empty the directory and leave out --recover"
         )
     return None
 
@@ -126,10 +135,28 @@ def from_all_workers(value: Any) -> List[Any]:
 
 
 def _read(checkpointer: Checkpointer, point: PointInTime) -> TrainerCheckpoint:
-    model_state = load_dictionary(Path(checkpointer._model_state_path(*point)))
-    training_state = load_dictionary(Path(checkpointer._training_state_path(*point)))
+    if not checkpointer.state_is_sharded:
+        return _read_files(checkpointer, point)
+    if not is_distributed():
+        # Of the shards of FairScale each is taken as it is.
+        return _read_files(checkpointer, point, checkpointer._rank)
+    return checkpoint_here(functools.partial(_read_files, checkpointer, point))
+
+
+def _read_files(
+    checkpointer: Checkpointer,
+    point: PointInTime,
+    worker: Optional[int] = None,
+    is_mapped: bool = False,
+) -> TrainerCheckpoint:
+    """What one worker wrote, with the raw weights."""
+    states = []
+    for own in (checkpointer._model_state_path(*point), checkpointer._training_state_path(*point)):
+        path = own if worker is None else re.sub(r"_w\d+\.th$", f"_w{worker}.th", own)
+        states.append(load_dictionary(Path(path), is_mapped))
+    model_state, training_state = states
     raw = training_state.pop(RAW_MODEL_STATE, {})
-    (model_state["weights"] if checkpointer.state_is_sharded else model_state).update(raw)
+    (model_state if worker is None else model_state["weights"]).update(raw)
     return TrainerCheckpoint(model_state, training_state)
 
 
@@ -144,6 +171,15 @@ def _pass_over(
         what,
         "another worker says so" if error is None else f"{type(error).__name__}: {error}",
     )
+
+
+def _remove_shards_of_more_workers(checkpointer: Checkpointer, point: PointInTime) -> None:
+    # From before the training went on with fewer, with what was lost since.
+    if checkpointer._is_primary:
+        pattern = "*_state_e{}_b{}_w*.th".format(*point)
+        for path in Path(checkpointer._serialization_dir).glob(pattern):
+            if int(path.stem.rpartition("_w")[2]) >= dist.get_world_size():
+                path.unlink()
 
 
 def _passed_over(checkpointer: Checkpointer) -> Set[PointInTime]:

@@ -21,6 +21,7 @@ from allennlp_ema.training.checkpoint_files import (
     load_newest_checkpoint,
     written_checkpoint,
 )
+from allennlp_ema.training.sharded_states import without_shards
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,8 @@ class SwappingCheckpointer(ExplainedFromParams, Checkpointer):
                 torch.save(model_state, model_file)
                 values = self._tensors(model_state)
                 raw.update({n: v for n, v in buffers.items() if not torch.equal(v, values[n])})
-            torch.save({**training_state, RAW_MODEL_STATE: raw}, training_file)
+            training_state = without_shards({**training_state, RAW_MODEL_STATE: raw})
+            torch.save(training_state, training_file)
 
     def _tensors(self, model_state: Any) -> Dict[str, Tensor]:
         # A sharded state has its weights under "weights", beside the data for merging the shards.

@@ -10,6 +10,7 @@ from allennlp.nn.util import dist_reduce_sum
 from torch import Tensor
 
 from allennlp_ema.averages.moving_average import MovingAverage
+from allennlp_ema.shadow_weights.sharded import local_part
 from allennlp_ema.training.callbacks.distance import blocks
 
 
@@ -38,7 +39,8 @@ def non_finite_values(average: MovingAverage) -> NonFiniteValues:
     raw_values = dict(average.named_raw_values())
     names, counts, num_averaged = [], [], 0
     for name, averaged in average.named_averages():
-        raw = raw_values[name].detach().to(averaged.device, averaged.dtype)
+        averaged = local_part(averaged)
+        raw = local_part(raw_values[name]).detach().to(averaged.device, averaged.dtype)
         # One transfer from the device for each tensor, not for each block.
         of_blocks = [_count(*pair) for pair in zip(blocks(averaged), blocks(raw))]
         names.append(name)

@@ -22,7 +22,9 @@ from allennlp_ema.common.background import Background
 from allennlp_ema.common.checks import check_integer
 from allennlp_ema.common.files import PARTIAL
 from allennlp_ema.common.from_params import ExplainedFromParams
+from allennlp_ema.shadow_weights.sharded import is_sharded
 from allennlp_ema.training.callbacks.trainer_average import average_of
+from allennlp_ema.training.checkpoint_files import from_all_workers
 from allennlp_ema.training.training_length import training_length
 from allennlp_ema.weighting.duration import Duration, check_updates
 
@@ -113,6 +115,8 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         self._writing = Background()
         self._num_updates_taken = 0
         self._latest: Dict[str, TakenSnapshot] = {}
+        # Of shards each worker has a part in a snapshot.
+        self._is_gathered = False
 
     def on_start(
         self, trainer: GradientDescentTrainer, is_primary: bool = True, **kwargs: Any
@@ -122,11 +126,17 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         if isinstance(self.every_num_updates, Duration):
             every = self.every_num_updates.resolve("every_num_updates", training_length(trainer))
             self.every_num_updates = max(1, round(every))
-        if trainer._ddp_wrapped_model is not None and trainer._ddp_wrapped_model.is_sharded:
-            raise ConfigurationError(
-                'the callback "moving_average_snapshots" cannot write the averages of a sharded '
-                "model: each process has only a part of them"
+        wrapped = trainer._ddp_wrapped_model
+        if wrapped is not None and wrapped.is_sharded:
+            self._is_gathered = any(
+                is_sharded(value) for _, value in self._average.named_averages()
             )
+            if not self._is_gathered:
+                raise ConfigurationError(
+                    'the callback "moving_average_snapshots" cannot write the averages of a model '
+                    f"that {type(wrapped).__name__} shards: they are not of whole parameters. With "
+                    '"torch_fsdp" they are'
+                )
         for average in self._average.members():
             check_writable(average)
         if is_primary:
@@ -137,8 +147,8 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             # What safetensors leaves of a file when it is killed.
             for temporary in self._path.glob(".tmp*"):
                 temporary.unlink()
-            if self._average.num_updates and self._is_due_at_checkpoint(trainer):
-                self._take()
+        if self._average.num_updates and self._is_due_at_checkpoint(trainer):
+            self._take(is_primary)
 
     def _is_due_at_checkpoint(self, trainer: GradientDescentTrainer) -> bool:
         if self.every_num_updates is not None:
@@ -163,9 +173,9 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
     ) -> None:
         self._writing.check()
         every = self.every_num_updates
-        if is_training and is_primary and every is not None:
+        if is_training and every is not None:
             if self._average.num_updates % every == 0:
-                self._take()
+                self._take(is_primary)
 
     def on_epoch(
         self,
@@ -176,8 +186,8 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         **kwargs: Any,
     ) -> None:
         every = self.every_num_epochs
-        if is_primary and every is not None and (epoch + 1) % every == 0:
-            self._take()
+        if every is not None and (epoch + 1) % every == 0:
+            self._take(is_primary)
 
     def on_end(
         self,
@@ -189,8 +199,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
     ) -> None:
         # There are no metrics if the training failed.
         if metrics is not None:
-            if is_primary:
-                self._take()
+            self._take(is_primary)
             self._writing.wait()
             return
         try:
@@ -204,10 +213,10 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             self._writing.wait()
         return {}
 
-    def _take(self) -> None:
+    def _take(self, is_primary: bool) -> None:
         # After this the files say what is missing.
         self._writing.wait()
-        if self._average.num_updates == 0:
+        if self._average.num_updates == 0 or not (is_primary or self._is_gathered):
             return
         assert self.trainer is not None
         own_names = dict(self.trainer.model.named_parameters())
@@ -219,11 +228,18 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         taken = {}
         for name, average in self._average.named_members().items():
             path = snapshot_path(self._path, average.num_updates, name)
-            if not path.exists():
-                taken[path] = take_snapshot(name, average, own_name, self._latest.get(name))
+            if self._is_missing(path, is_primary):
+                latest = self._latest.get(name)
+                taken[path] = take_snapshot(name, average, own_name, latest, is_primary)
                 self._latest[name] = taken[path]
         self._num_updates_taken = self._average.num_updates
-        self._writing.run(self._write, taken)
+        if is_primary:
+            self._writing.run(self._write, taken)
+
+    def _is_missing(self, path: Path, is_primary: bool) -> bool:
+        is_missing = is_primary and not path.exists()
+        # What is gathered is written on each node, also where it was there already.
+        return any(from_all_workers(is_missing)) if self._is_gathered else is_missing
 
     def _write(self, taken: Dict[Path, TakenSnapshot]) -> None:
         for path, snapshot in taken.items():

@@ -10,6 +10,8 @@ from typing import Any, Callable, NamedTuple
 import torch
 from allennlp.common import Params
 from allennlp.models import archival
+from allennlp.nn import util as nn_util
+from allennlp.training import util as training_util
 from allennlp.training.callbacks.should_validate import ShouldValidateCallback
 from allennlp.training.checkpointer import Checkpointer
 from allennlp.training.gradient_descent_trainer import GradientDescentTrainer
@@ -42,9 +44,14 @@ from allennlp_ema.training.repairs.schedulers import (
     keep_what_combined_had_set,
     restore_gradual_unfreezing,
 )
+from allennlp_ema.training.repairs.several_nodes import (
+    go_on_with_other_workers,
+    let_each_node_keep_its_own_checkpoints,
+)
 from allennlp_ema.training.repairs.torch_versions import (
     leave_verbose_out_of_reduce_on_plateau,
     let_checkpoints_hold_numpy_numbers,
+    let_losses_be_of_bfloat16,
     reduce_on_plateau_takes_no_verbose,
     torch_load_is_strict,
 )
@@ -114,6 +121,7 @@ REPAIRS = [
         is_needed=are_left_out,
         without_averages=True,
     ),
+    Repair(let_losses_be_of_bfloat16, of=nn_util, without_averages=True),
     Repair(take_the_average_of_the_optimizer, of=GradientDescentTrainer),
     Repair(start_from_what_the_model_holds, of=GradientDescentTrainer),
     Repair(begin_an_average_that_the_checkpoint_lacks, of=GradientDescentTrainer),
@@ -129,6 +137,8 @@ REPAIRS = [
     Repair(write_whole_best_models, of=GradientDescentTrainer),
     Repair(go_on_with_the_best_model_of_the_checkpoint, of=GradientDescentTrainer),
     Repair(write_whole_metrics_and_archives, of=archival),
+    Repair(let_each_node_keep_its_own_checkpoints, of=Checkpointer),
+    Repair(go_on_with_other_workers, of=training_util),
     Repair(restore_gradual_unfreezing, of=SlantedTriangular),
     Repair(keep_what_combined_had_set, of=CombinedLearningRateScheduler),
     Repair(load_states_into_the_live_tensors, of=AllenNLPMovingAverage),

@@ -46,7 +46,9 @@ def write_whole_best_models() -> None:
     @functools.wraps(finalize)
     def consolidate(self: Any) -> None:
         wrapped = self._ddp_wrapped_model
-        if wrapped is not None and wrapped.is_sharded:
+        if hasattr(wrapped, "whole_state_dict"):
+            _say_where_shards_are(self)
+        elif wrapped is not None and wrapped.is_sharded:
             logger.info("Consolidating sharded model states")
             directory = Path(self._serialization_dir)
             shards = [str(path) for path in directory.glob("best_w*.th")]
@@ -88,12 +90,35 @@ def go_on_with_the_best_model_of_the_checkpoint() -> None:
             metrics, epoch = try_train(self)
         finally:
             self._num_epochs = num_epochs
+        _write_whole_best_model(self)
         if best_model_file_of(self).is_own:
             best_model_file_of(self).remove_previous()
         # Without another epoch there are no others.
         return metrics if "epoch" in metrics else {**metrics, **last_metrics}, epoch
 
     trainer._try_train = go_on_with_the_best_model
+
+
+def _write_whole_best_model(trainer: Any) -> None:
+    """What shards of `fully_shard` make together, which is what the workers hold by now."""
+    wrapped = trainer._ddp_wrapped_model
+    if hasattr(wrapped, "whole_state_dict") and trainer._best_model_filename is not None:
+        whole = wrapped.whole_state_dict()
+        trainer._best_model_filename = str(Path(trainer._serialization_dir) / "best.th")
+        if trainer._primary:
+            with whole_file(trainer._best_model_filename) as file:
+                torch.save(whole, file)
+
+
+def _say_where_shards_are(trainer: Any) -> None:
+    if Path(trainer._best_model_filename or "").name.startswith("best_w"):
+        logger.warning(
+            "The training has not come to its end, and so best.th, which the workers write "
+            "together, is not written: the best model so far is in the shards best_w*.th, with "
+            "which --recover goes on"
+        )
+        # Who ends a training by hand would get a shard in model.tar.gz.
+        trainer._best_model_filename = None
 
 
 def _restored_point(trainer: Any) -> PointInTime:
@@ -115,6 +140,7 @@ def _metrics_of(trainer: Any, epoch: int) -> Dict[str, Any]:
 
 def _find_best_model(trainer: Any, is_newest: bool) -> None:
     best, average = best_model_file_of(trainer), trainer._moving_average
+    best.take_over_shards()
     trainer._best_model_filename = str(best.path)
     if is_newest:
         # The checkpoint has it too. All workers may be needed to compute its statistics.

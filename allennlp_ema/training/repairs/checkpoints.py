@@ -18,6 +18,7 @@ from allennlp_ema.training.checkpoint_files import (
     written_checkpoint,
 )
 from allennlp_ema.training.checkpointer import SwappingCheckpointer
+from allennlp_ema.training.sharded_states import without_shards
 
 
 def let_every_worker_note_a_checkpoint() -> None:
@@ -75,7 +76,7 @@ def write_whole_checkpoints() -> None:
         if checkpoint is not None:
             with written_checkpoint(self, checkpoint.trainer_state) as (model_file, training_file):
                 torch.save(checkpoint.model_state, model_file)
-                torch.save(checkpoint.trainer_state, training_file)
+                torch.save(without_shards(checkpoint.trainer_state), training_file)
 
     @functools.wraps(save_checkpoint)
     def write_whole(self: Any, trainer: Any) -> None:

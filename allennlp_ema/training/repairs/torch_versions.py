@@ -4,10 +4,12 @@ What AllenNLP 2.10.1 needs to run on a current torch.
 
 import functools
 import inspect
-from typing import Any
+from typing import Any, Tuple
 
 import numpy
 import torch
+from allennlp.modules import bimpm_matching
+from allennlp.nn import util as nn_util
 from allennlp.training.learning_rate_schedulers import ReduceOnPlateauLearningRateScheduler
 from torch.torch_version import TorchVersion
 
@@ -57,3 +59,19 @@ def leave_verbose_out_of_reduce_on_plateau() -> None:
         super(scheduler, self).__init__(torch_scheduler(**without_verbose))
 
     scheduler.__init__ = __init__
+
+
+def let_losses_be_of_bfloat16() -> None:
+    """
+    AllenNLP has no tiny value of bfloat16 against divisions by zero, so with it most of its losses
+    ended in a `TypeError`. The range is that of float32, and so is the value.
+    """
+    stock = nn_util.tiny_value_of_dtype
+
+    @functools.wraps(stock)
+    def tiny_value_of_dtype(dtype: torch.dtype) -> float:
+        return stock(torch.float if dtype == torch.bfloat16 else dtype)
+
+    modules: Tuple[Any, ...] = (nn_util, bimpm_matching)
+    for module in modules:
+        module.tiny_value_of_dtype = tiny_value_of_dtype

@@ -213,5 +213,7 @@ def test_a_training_without_averages_that_can_be_written_is_refused(tmp_path):
         run.start()
     run.trainer._moving_average = run.average
     run.trainer._ddp_wrapped_model = SimpleNamespace(is_sharded=True)
-    with pytest.raises(ConfigurationError, match="cannot write the averages of a sharded model"):
+    with pytest.raises(
+        ConfigurationError, match="cannot write the averages of a model that SimpleNamespace shards"
+    ):
         run.start()

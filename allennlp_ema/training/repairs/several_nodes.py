@@ -1,0 +1,56 @@
+"""
+What AllenNLP needs to train on several nodes, and to go on with other workers.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from allennlp.common import Params
+from allennlp.models.archival import CONFIG_NAME
+from allennlp.training import util as training_util
+from allennlp.training.checkpointer import Checkpointer
+
+# Which workers there are, in the configuration under "distributed".
+_WORKERS = ("cuda_devices", "num_nodes", "primary_address", "primary_port")
+
+
+def let_each_node_keep_its_own_checkpoints() -> None:
+    """
+    Each node writes checkpoints into its own directory, but only the first one removed old ones:
+    the disks of the others filled up.
+    """
+    checkpointer: Any = Checkpointer
+
+    def is_primary_of_its_node(self: Any) -> bool:
+        num_on_node = int(os.environ.get("ALLENNLP_PROCS_PER_NODE", 0))
+        return (self._rank % num_on_node if num_on_node else self._rank) == 0
+
+    checkpointer._is_primary = property(is_primary_of_its_node)
+
+
+def go_on_with_other_workers() -> None:
+    """
+    `--recover` refused a configuration with other `cuda_devices`, another number of nodes or
+    another address of the first one, which a cluster gives to each job anew.
+    """
+    module: Any = training_util
+    create = module.create_serialization_dir
+
+    @functools.wraps(create)
+    def create_serialization_dir(
+        params: Params, serialization_dir: Any, recover: bool, force: bool
+    ) -> None:
+        written = Path(serialization_dir) / CONFIG_NAME
+        if recover and written.exists():
+            before = Params.from_file(written).as_dict(quiet=True).get("distributed")
+            params = params.duplicate()
+            now = params.as_dict(quiet=True).get("distributed")
+            if before and now:
+                others = {key: value for key, value in now.items() if key not in _WORKERS}
+                same = {key: before[key] for key in _WORKERS if key in before}
+                params["distributed"] = {**others, **same}
+        create(params, serialization_dir, recover, force)
+
+    module.create_serialization_dir = create_serialization_dir

@@ -1,0 +1,184 @@
+"""
+States of which each worker has a part, by `fully_shard`: as plain tensors in files, and put
+together anew for another number of workers.
+"""
+
+import functools
+import logging
+from typing import Any, Callable, Dict, List, Sequence
+
+import torch
+import torch.distributed as dist
+from allennlp.common.checks import ConfigurationError
+from allennlp.nn.util import distributed_device
+from allennlp.training.trainer import TrainerCheckpoint
+from torch import Tensor
+
+from allennlp_ema.shadow_weights.sharded import is_sharded, local_part, whole
+
+logger = logging.getLogger(__name__)
+
+# What stands in a file in the place of a sharded tensor: the rows of a worker, and the whole shape.
+_ROWS, _SHAPE = "rows_of_worker", "whole_shape"
+
+
+def model_state(weights: Dict[str, Tensor]) -> Dict[str, Any]:
+    """The state of a model that is in shards, of which none is copied."""
+    sharded = {name: value for name, value in weights.items() if is_sharded(value)}
+    return {
+        "weights": {name: local_part(value) for name, value in weights.items()},
+        "metadata": {
+            "worker": dist.get_rank(),
+            "num_workers": dist.get_world_size(),
+            "shapes": {name: list(value.shape) for name, value in sharded.items()},
+        },
+    }
+
+
+def weights_of(state: Dict[str, Any]) -> Dict[str, Tensor]:
+    """The inverse of `model_state`, on a worker of the same rank."""
+    shapes = state["metadata"]["shapes"]
+    return {
+        name: _in_shards(value, shapes[name]) if name in shapes else value
+        for name, value in state["weights"].items()
+    }
+
+
+def without_shards(state: Any) -> Any:
+    """A state with plain tensors alone, which `with_shards` makes to what it was."""
+    if is_sharded(state):
+        from torch.distributed.tensor import Shard
+
+        if state.placements != (Shard(0),):
+            # Such a one is small, or the memory would not be worth the sharding.
+            return whole(state)
+        return {_ROWS: local_part(state), _SHAPE: list(state.shape)}
+    return _mapped(without_shards, state)
+
+
+def with_shards(state: Any) -> Any:
+    """The inverse of `without_shards`, on a worker of the same rank."""
+    if _is_record(state):
+        return _in_shards(state[_ROWS], state[_SHAPE])
+    return _mapped(with_shards, state)
+
+
+def checkpoint_here(read: Callable[[int, bool], TrainerCheckpoint]) -> TrainerCheckpoint:
+    """
+    # Parameters
+
+    read : `Callable[[int, bool], TrainerCheckpoint]`
+        Reads what the worker of this rank wrote; whether tensors are to stay on the disk until
+        they are asked for.
+
+    # Returns
+
+    checkpoint : `TrainerCheckpoint`
+        What this worker goes on from: what it wrote itself, or its part of what all workers wrote
+        if there were more or fewer.
+    """
+    rank = dist.get_rank()
+    try:
+        own = read(rank, False)
+    except ConfigurationError as error:
+        # There may have been fewer.
+        try:
+            own = read(0, False)
+        except ConfigurationError:
+            raise error from None
+    metadata = own.model_state["metadata"]
+    num_workers = metadata.get("num_workers", dist.get_world_size())
+    if num_workers != dist.get_world_size():
+        logger.warning(
+            "The run cannot go on as if it had not been interrupted: the checkpoint is of %d "
+            "workers, and there are %d. Its shards are put together anew, and each worker gets "
+            "other batches",
+            num_workers,
+            dist.get_world_size(),
+        )
+        everything = [read(worker, True) for worker in range(num_workers)]
+        model_states, trainer_states = zip(*everything)
+        own = TrainerCheckpoint(model_part_here(model_states), _part_here(trainer_states))
+    elif metadata.get("worker", rank) != rank:
+        own = read(rank, False)
+    return TrainerCheckpoint(own.model_state, with_shards(own.trainer_state))
+
+
+def model_part_here(states: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """Of the `model_state` of other workers, all of them, that of this worker."""
+    shapes = states[0]["metadata"]["shapes"]
+    weights = {
+        name: _rows_here([state["weights"][name] for state in states], shapes[name])
+        if name in shapes
+        else value
+        for name, value in states[0]["weights"].items()
+    }
+    metadata = {"worker": dist.get_rank(), "num_workers": dist.get_world_size(), "shapes": shapes}
+    return {"weights": weights, "metadata": metadata}
+
+
+def _part_here(states: Sequence[Any]) -> Any:
+    first = states[0]
+    if _is_record(first):
+        shape = first[_SHAPE]
+        return {_ROWS: _rows_here([state[_ROWS] for state in states], shape), _SHAPE: shape}
+    if isinstance(first, dict):
+        return {
+            key: _part_here([state[key] for state in states])
+            if all(isinstance(state, dict) and key in state for state in states)
+            else value
+            for key, value in first.items()
+        }
+    if isinstance(first, (list, tuple)) and len({len(state) for state in states}) == 1:
+        return type(first)(_part_here(each) for each in zip(*states))
+    return first.clone() if isinstance(first, Tensor) else first
+
+
+def _rows_here(parts: List[Tensor], shape: Sequence[int]) -> Tensor:
+    size = -(-shape[0] // dist.get_world_size())
+    start = dist.get_rank() * size
+    # A view would keep the whole in memory.
+    return _joined(parts, shape)[start : start + size].clone()
+
+
+def _joined(parts: List[Tensor], shape: Sequence[int]) -> Tensor:
+    joined = torch.cat(parts)
+    if list(joined.shape) != list(shape):
+        raise ConfigurationError(
+            f"the shards of a tensor of shape {tuple(shape)} have {tuple(joined.shape)} together"
+        )
+    return joined
+
+
+def _in_shards(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    from torch.distributed.tensor import DTensor, Shard
+
+    like = torch.empty(torch.Size(shape), device="meta")
+    return DTensor.from_local(
+        rows, all_workers(), [Shard(0)], run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+@functools.lru_cache(maxsize=None)
+def all_workers() -> Any:
+    """The mesh of all workers, over which a model is sharded."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(distributed_device().type, (dist.get_world_size(),))
+
+
+def _is_record(state: Any) -> bool:
+    return isinstance(state, dict) and state.keys() == {_ROWS, _SHAPE}
+
+
+def _mapped(function: Callable[[Any], Any], state: Any) -> Any:
+    if isinstance(state, dict):
+        mapped: Any = {key: function(value) for key, value in state.items()}
+        is_same = all(mapped[key] is value for key, value in state.items())
+    elif isinstance(state, (list, tuple)):
+        mapped = type(state)([function(value) for value in state])
+        is_same = all(one is other for one, other in zip(mapped, state))
+    else:
+        return state
+    # Some containers are more than that.
+    return state if is_same else mapped
