@@ -4,6 +4,7 @@
 #                      picture of what averaging did
 #   make test          the test suite; make test-pinned runs it on AllenNLP's own pins, under Python 3.10
 #   make test-peers    the averages against those of optax, timm and ema-pytorch, under Python 3.11 or later
+#   make docs          the documentation, into build/docs: open build/docs/index.html
 #   make lint          ruff and mypy; make format applies ruff's formatting
 #   make experiments   what averaging buys on the treebank in the folder UD_EWT: experiments/README.md, an hour on 2 cores
 #   make benchmark     how fast, against whom: benchmarks/README.md, 20 minutes on one core; UD_EWT as above, for a part
@@ -28,10 +29,12 @@ INSTALLED := $(VENV)/installed-$(word 2,$(INTERPRETER))
 PINNED_PYTHON ?= $(shell for python in python3.10 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.10*/bin/python; do \
 	"$$python" -c 'import sys; assert sys.version_info[:2] == (3, 10); print(sys.executable)' 2>/dev/null && break; done)
 
+DOCS_VENV ?= .venv-docs
+
 DATA := data/python_tokens
 RUN := runs/python_tokens
 
-.PHONY: train test test-pinned pinned-python test-peers experiments treebank benchmark lint format install lock clean
+.PHONY: train test test-pinned pinned-python test-peers experiments treebank benchmark docs lint format install lock clean
 .DELETE_ON_ERROR:
 
 # Warnings that nobody who trains can do anything about, each by its message and module: most come while AllenNLP
@@ -73,6 +76,15 @@ test-peers: install
 	$(BIN)/python -m pip install --no-deps -r requirements/peers.txt
 	$(BIN)/python -m pytest tests/peers
 
+# Pages and docstrings are read, nothing is imported: neither torch nor AllenNLP is needed.
+docs: $(DOCS_VENV)/installed
+	$(DOCS_VENV)/bin/mkdocs build --strict
+
+$(DOCS_VENV)/installed: requirements/docs.txt
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --no-deps -r requirements/docs.txt
+	@touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -110,5 +122,5 @@ lock:
 	$(BIN)/python requirements/lock.py
 
 clean:
-	rm -rf .venv .venv-pinned $(DATA) $(RUN) build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-pinned $(DOCS_VENV) $(DATA) $(RUN) build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,14 +1,23 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 README = Path(__file__).parent / "README.md"
 
+
+def long_description() -> str:
+    """The README for a package index, where a link into the repository would lead nowhere."""
+    text = README.read_text(encoding="utf-8")
+    without_pictures = re.sub(r"!\[[^]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", without_pictures)
+
+
 setup(
     name="allennlp_ema",
     version="0.1.0",
     description="Averaged weights for AllenNLP that are right, fast and survive --recover",
-    long_description=README.read_text(encoding="utf-8"),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     keywords="allennlp pytorch exponential moving average weight averaging EMA SWA",

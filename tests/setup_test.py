@@ -45,3 +45,11 @@ def test_the_metadata_leave_allennlp_to_an_extra(wheel):
     assert any(requirement.startswith("torch") for requirement in requirements)
     # The first that draws a legend outside of the axes.
     assert "matplotlib>=3.7" in requirements
+
+
+def test_the_description_has_no_link_that_leads_nowhere(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    description = wheel.read(name).decode("utf-8").partition("\n\n")[2]
+    assert "# allennlp_ema" in description and "- Tutorial:" in description
+    targets = re.findall(r"\]\(([^)]*)\)", description)
+    assert targets and all(target.startswith("https://") for target in targets)

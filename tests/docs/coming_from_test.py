@@ -1,10 +1,9 @@
 """
-What the README promises to those who come from TensorFlow.
+What `docs/coming_from.md` promises to those who come from TensorFlow and elsewhere.
 """
 
 import json
 import re
-from pathlib import Path
 from typing import Dict, List, Set
 
 import pytest
@@ -13,9 +12,9 @@ from allennlp.common.from_params import infer_constructor_params
 from torch.nn import Linear
 
 from allennlp_ema import ExponentialMovingAverage, MovingAverage, MovingAverageOptimizer
+from tests.support.training_runs import REPOSITORY
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-COMING_FROM = README.partition("## Coming from")[2].partition("\n## ")[0]
+COMING_FROM = (REPOSITORY / "docs" / "coming_from.md").read_text(encoding="utf-8")
 
 WRAPPER = ["assign_average_vars(var_list)", "swap_weights()", "shadow_copy(model_weights)"]
 WRAPPER += ["has_shadow_copy", "get_config()", "from_config(config)", "kwargs"]
