@@ -78,7 +78,9 @@ test-peers: install
 
 # Pages and docstrings are read, nothing is imported: neither torch nor AllenNLP is needed.
 docs: $(DOCS_VENV)/installed
-	$(DOCS_VENV)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	$(DOCS_VENV)/bin/python docs/check_site.py build/docs
+	@echo "documentation: build/docs/index.html; with its search: $(PYTHON) -m http.server -d build/docs"
 
 $(DOCS_VENV)/installed: requirements/docs.txt
 	$(PYTHON) -m venv --clear $(DOCS_VENV)
