@@ -11,6 +11,8 @@ from typing import Any, Dict
 import pytest
 from allennlp.commands.train import TrainModel
 from allennlp.common import Params
+from allennlp.common.from_params import infer_constructor_params
+from allennlp.nn.parallel import DdpAccelerator
 from torch.nn import Linear
 
 from allennlp_ema import MovingAverage
@@ -18,6 +20,16 @@ from tests.support.documentation import DOCS, PAGES, blocks, name_of, text_of
 from tests.support.training_runs import DATA, REPOSITORY
 
 TUTORIAL = DOCS / "tutorial.md"
+
+# The keys beside those of the trainer, with which a part of a configuration may begin.
+OF_THE_WHOLE = [
+    "data_loader",
+    "dataset_reader",
+    "distributed",
+    "evaluate_on_test",
+    "model",
+    "trainer",
+]
 JSONNET = [
     pytest.param(block.text, id=f"{name_of(page)}-{number}")
     for page in PAGES
@@ -36,14 +48,20 @@ def whole_configuration(text: str) -> str:
     """A part of a configuration in the place where it belongs in the main example."""
     example = (REPOSITORY / "training_configs" / "python_tokens.jsonnet").as_posix()
     return f"""
+        local example = import "{example}";
         local part = {{ {text} }};
-        local given = if std.objectHas(part, "trainer") then part.trainer else part;
-        local other = if std.objectHas(part, "trainer") then part else {{}};
-        local whole = (import "{example}") + other;
-        local averages_itself = std.objectHas(given, "optimizer")
-            && std.isObject(given.optimizer) && given.optimizer.type == "moving_average";
-        whole + {{ trainer: (import "{example}").trainer + given
-            + (if averages_itself then {{ moving_average:: null }} else {{}}) }}
+        local chosen(is_of_the_whole) = {{
+            [key]: part[key]
+            for key in std.objectFields(part)
+            if std.member({OF_THE_WHOLE}, key) == is_of_the_whole
+        }};
+        local trainer = if std.objectHas(part, "trainer") then part.trainer else chosen(false);
+        local averages_itself = std.objectHas(trainer, "optimizer")
+            && std.isObject(trainer.optimizer) && trainer.optimizer.type == "moving_average";
+        example + chosen(true) + {{
+            trainer: example.trainer + trainer
+                + (if averages_itself then {{ moving_average:: null }} else {{}})
+        }}
     """
 
 
@@ -54,8 +72,14 @@ def test_a_configuration_is_built_by_allennlp(
     shutil.copytree(str(DATA), str(tmp_path / "data" / "python_tokens"))
     monkeypatch.chdir(tmp_path)
     Path("config.jsonnet").write_text(whole_configuration(text), encoding="utf-8")
+    params = Params.from_file("config.jsonnet")
+    # Here is one process, which can look at the names alone.
+    accelerator = (params.pop("distributed", None) or Params({})).pop("ddp_accelerator", None)
+    if accelerator is not None:
+        keys = infer_constructor_params(DdpAccelerator.by_name(accelerator.pop("type")))
+        assert {*accelerator.as_dict(quiet=True)} <= {*keys}
     train_model = TrainModel.from_params(
-        Params.from_file("config.jsonnet"),
+        params,
         serialization_dir=str(tmp_path / "run"),
         local_rank=0,
         batch_weight_key="",

@@ -48,7 +48,7 @@ def run_tutorial(directory: Path) -> Dict[str, Any]:
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                universal_newlines=True,
+                text=True,
                 timeout=SECONDS_UNTIL_A_RUN_HANGS,
             )
             assert finished.returncode == 0, block.text + finished.stdout[-5000:]
