@@ -12,8 +12,8 @@ HEADING = re.compile(r"^# (Parameters|Returns|Raises)$", re.MULTILINE)
 PARAMETER = re.compile(
     r"^([\w*]+) : `(.*?)`(?:, optional)?(?: \(default = `?(.*?)`?\))?$", re.MULTILINE
 )
-# "`type` : when", in one line or more, or "`type`" and what it is in the next ones
-RAISED = re.compile(r"^`(\w+)`(?: : (.*(?:\n {4}.*)*))?$", re.MULTILINE)
+# "`type` : when", or "`type`" with what it is in the next lines
+TYPE_ALONE = re.compile(r"^`(\w+)`(?: : (.*))?$", re.MULTILINE)
 
 
 def numpys(docstring: str) -> str:
@@ -22,7 +22,10 @@ def numpys(docstring: str) -> str:
     text = before.replace("```python\n>>>", "```pycon\n>>>")
     for heading, section in zip(sections[::2], sections[1::2]):
         section = PARAMETER.sub(_parameter, section)
-        section = RAISED.sub(lambda found: f"{found[1]}\n    {found[2] or ''}", section)
+        if heading == "Raises":
+            # What is not about an exception goes on about the one before, or about all of them.
+            section = re.sub(r"^(?=[^`\s])", "    ", section, flags=re.MULTILINE)
+        section = TYPE_ALONE.sub(lambda found: f"{found[1]}\n    {found[2] or ''}", section)
         text += f"{heading}\n{'-' * len(heading)}\n{section.strip()}\n\n"
     return text
 
