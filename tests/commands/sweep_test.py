@@ -336,7 +336,10 @@ def test_nothing_is_overwritten_without_force(recorded, capsys, tmp_path):
             ["--type", "mine"],
             'for averages of type "mine", --key, --from and --to have to be given',
         ),
-        (["--type", "mine", "--key", "a", "--from", "1", "--to", "2"], "mine not in acceptable"),
+        (
+            ["--type", "mine", "--key", "a", "--from", "1", "--to", "2"],
+            "\"type\" is 'mine', but has to be one of",
+        ),
         (["--points", "0"], "--points is 0, but has to be at least 1"),
         (["--to", "0.3", "--points", "2"], '"sigma_rel" is 0.3, but has to be a finite number'),
         (["--from", "0"], '"sigma_rel": an average with 0 has no length'),
