@@ -424,7 +424,10 @@ def built_callback(**keys: Any) -> TrainerCallback:
     "keys, message",
     [
         ({"candidates": []}, '"candidates" is empty'),
-        ({"candidates": "raw"}, "\"candidates\" is 'raw', but has to be a list of strings: \\['raw'\\]"),
+        (
+            {"candidates": "raw"},
+            "\"candidates\" is 'raw', but has to be a list of strings: \\['raw'\\]",
+        ),
         ({"metric": "closeness"}, "\"metric\" is 'closeness', but has to be the name of a metric"),
         ({"metrics": "+closeness"}, 'unknown key "metrics" .* candidates, metric'),
     ],
