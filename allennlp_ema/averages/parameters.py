@@ -9,6 +9,7 @@ from typing import Iterable, List, Optional, Sequence, Tuple
 from allennlp.common.checks import ConfigurationError
 from torch import Tensor
 
+from allennlp_ema.common.checks import matching_names
 from allennlp_ema.common.nearest_names import did_you_mean
 from allennlp_ema.shadow_weights.sharded import obstacle
 
@@ -59,17 +60,12 @@ def selected(
 
     `ConfigurationError` : if one is not a regular expression, or if no parameter is left.
     """
+    names = [each for name, _ in parameters for each in (name, without_prefixes(name))]
     for key, regexes in (("include", include), ("exclude", exclude)):
         if isinstance(regexes, str):
             raise ConfigurationError(f'"{key}" is {regexes!r}, but has to be a list: [{regexes!r}]')
         for regex in regexes or []:
-            try:
-                matches = any(_matches_any([regex], name) for name, _ in parameters)
-            except (re.error, TypeError) as error:
-                raise ConfigurationError(
-                    f'"{key}" has {regex!r}, which is not a regular expression: {error}'
-                ) from None
-            if not matches:
+            if not matching_names(key, regex, names):
                 logger.warning(
                     '"%s" has %r, which matches no parameter%s',
                     key,
@@ -83,11 +79,11 @@ def selected(
         and not _matches_any(exclude or [], name)
     ]
     if not chosen:
-        names = ", ".join(name for name, _ in parameters[:10])
+        first_names = ", ".join(name for name, _ in parameters[:10])
         meant = did_you_mean((include or [""])[0], _names_and_parts(parameters))
         raise ConfigurationError(
             f'"include" is {include!r} and "exclude" is {exclude!r}, which leaves no parameter to '
-            f"average; there are {names}{', ...' if len(parameters) > 10 else ''}{meant}"
+            f"average; there are {first_names}{', ...' if len(parameters) > 10 else ''}{meant}"
         )
     return chosen
 

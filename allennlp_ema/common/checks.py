@@ -4,7 +4,8 @@ what is allowed, because that line is all that a user of `allennlp train` gets t
 """
 
 import math
-from typing import Any, Optional, Sequence
+import re
+from typing import Any, Iterable, List, Optional, Sequence
 
 from allennlp.common.checks import ConfigurationError
 
@@ -82,3 +83,23 @@ def check_choice(key: str, value: Any, choices: Sequence[Any]) -> Any:
             f"{did_you_mean(value, choices)}"
         )
     return value
+
+
+def matching_names(key: str, regex: Any, names: Iterable[str]) -> List[str]:
+    """
+    # Returns
+
+    matching : `List[str]`
+        The `names` in which `regex` is found (`re.search`).
+
+    # Raises
+
+    `ConfigurationError` : if `regex`, which stands in the list of `key`, is not a regular
+        expression.
+    """
+    try:
+        return [name for name in names if re.search(regex, name)]
+    except (re.error, TypeError) as error:
+        raise ConfigurationError(
+            f'"{key}" has {regex!r}, which is not a regular expression: {error}'
+        ) from None

@@ -3,12 +3,13 @@ The units of a model that is sharded: what is gathered at a time.
 """
 
 import logging
-import re
 from typing import Dict, List, Optional
 
 import torch
 from allennlp.common.checks import ConfigurationError
 from torch import Tensor
+
+from allennlp_ema.common.checks import matching_names
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +58,7 @@ def units_of(model: torch.nn.Module, regexes: Optional[List[str]]) -> List[torch
 
 
 def _matched(regex: str, names: List[str]) -> List[str]:
-    try:
-        matched = [name for name in names if re.search(regex, name)]
-    except (re.error, TypeError) as error:
-        raise ConfigurationError(
-            f'"wrap" has {regex!r}, which is not a regular expression: {error}'
-        ) from None
+    matched = matching_names("wrap", regex, names)
     if not matched:
         raise ConfigurationError(
             f'"wrap" has {regex!r}, which matches no module of the model; there are '

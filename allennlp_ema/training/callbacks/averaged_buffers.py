@@ -10,6 +10,7 @@ from allennlp.common.util import is_distributed
 from torch import Tensor
 
 from allennlp_ema.averages.attachment import Attachment
+from allennlp_ema.training.first_worker import is_expanded
 
 
 class AveragedBuffers(Attachment):
@@ -57,10 +58,5 @@ def _floating_point_buffers(model: torch.nn.Module) -> Dict[str, Tuple[torch.nn.
         for key, buffer in module.named_buffers(recurse=False)
         if (buffer.is_floating_point() or buffer.is_complex())
         and key not in module._non_persistent_buffers_set
-        and not _is_expanded(buffer)
+        and not is_expanded(buffer)
     }
-
-
-def _is_expanded(buffer: Tensor) -> bool:
-    """Whether values of `buffer` share memory. Nobody can write to such a buffer."""
-    return any(size > 1 and stride == 0 for size, stride in zip(buffer.shape, buffer.stride()))
