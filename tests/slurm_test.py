@@ -4,15 +4,11 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from tests.support.forked_trainings import workers_config
-from tests.support.training_runs import REPOSITORY, best_weights, differences
-
-SECONDS = 600
+from tests.support.training_runs import REPOSITORY, best_weights, differences, run_command
 
 SCONTROL = """#!/bin/bash
 [ "$*" = "show hostnames first,second" ] && printf '127.0.0.1\\nsecond\\n'
@@ -28,31 +24,14 @@ SLURM_NODEID=0 "$@" && wait $second
 def run(directory: Path) -> str:
     """Submits the script."""
     environment = {
-        **os.environ,
         "PATH": f"{directory / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
         "SLURM_JOB_NODELIST": "first,second",
         "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_NNODES": "2",
     }
     script = str(REPOSITORY / "examples" / "slurm.sh")
-    process = subprocess.Popen(
-        ["bash", script, str(directory / "config.json"), str(directory / "run")],
-        cwd=str(REPOSITORY),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=SECONDS)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output[-5000:]
-    return output
+    arguments = [str(directory / "config.json"), str(directory / "run")]
+    return run_command(["bash", script, *arguments], environment=environment).output
 
 
 def test_the_script_trains_on_two_nodes_and_goes_on(tmp_path: Path) -> None:

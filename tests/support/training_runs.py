@@ -80,9 +80,19 @@ def run_python(
     environment: Optional[Dict[str, str]] = None,
     expected_returncode: Optional[int] = 0,
 ) -> FinishedProcess:
+    """Runs the interpreter that runs the tests, see `run_command`."""
+    return run_command([sys.executable, *arguments], cwd, environment, expected_returncode)
+
+
+def run_command(
+    command: Sequence[str],
+    cwd: Path = REPOSITORY,
+    environment: Optional[Dict[str, str]] = None,
+    expected_returncode: Optional[int] = 0,
+) -> FinishedProcess:
     """
-    Runs the interpreter that runs the tests, with this repository on its path, as the leader of a
-    process group that does not outlive it.
+    Runs a command, with this repository on Python's path, as the leader of a process group that
+    does not outlive it.
 
     # Parameters
 
@@ -90,7 +100,7 @@ def run_python(
         Any other is an `AssertionError` that shows the output. `None` takes any.
     """
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        list(command),
         cwd=str(cwd),
         env={
             **os.environ,

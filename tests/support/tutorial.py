@@ -9,14 +9,13 @@ makes its pictures again.
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List
 
 from tests.support.documentation import DOCS, blocks, text_of
-from tests.support.training_runs import REPOSITORY, SECONDS_UNTIL_A_RUN_HANGS
+from tests.support.training_runs import REPOSITORY, run_command
 
 TUTORIAL = DOCS / "tutorial.md"
 
@@ -32,26 +31,14 @@ def run_tutorial(directory: Path) -> Dict[str, Any]:
         What its Python has made.
     """
     names: Dict[str, Any] = {"__name__": "tutorial"}
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-    }
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for block in blocks(TUTORIAL):
         if block.title:
             (directory / block.title).write_text(block.text, encoding="utf-8")
         elif block.language == "bash":
-            finished = subprocess.run(
-                ["bash", "-e", "-c", block.text],
-                cwd=str(directory),
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=SECONDS_UNTIL_A_RUN_HANGS,
-            )
-            assert finished.returncode == 0, block.text + finished.stdout[-5000:]
+            command = ["bash", "-e", "-c", block.text]
+            finished = run_command(command, directory, {"PATH": path}, expected_returncode=None)
+            assert finished.returncode == 0, block.text + finished.output[-5000:]
         elif block.language == "python":
             exec(compile(block.text, TUTORIAL.name, "exec"), names)
     return names
