@@ -30,10 +30,12 @@ for number, (message, category, module) in enumerate([
 
 
 def shown(python_warnings: str) -> str:
+    # A make that runs the tests hands its flags down, and "-w" of `make test-pinned` prints folders.
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("MAKE")}
     echo = subprocess.run(
         ["make", "--silent", "-f", "-", "not_for_users"],
         input=ECHO,
-        env={**os.environ, "PYTHONWARNINGS": python_warnings},
+        env={**environment, "PYTHONWARNINGS": python_warnings},
         cwd=str(REPOSITORY),
         stdout=subprocess.PIPE,
         check=True,
