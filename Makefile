@@ -41,6 +41,9 @@ DOCS_VENV ?= .venv-docs
 DATA := data/python_tokens
 RUN := runs/python_tokens
 
+# Where it is set, each process compiles all that it imports, and takes twice as long to start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: train test test-pinned pinned-python test-everywhere test-peers dist distributions experiments treebank
 .PHONY: benchmark docs lint format install lock clean
 .DELETE_ON_ERROR:
@@ -70,7 +73,7 @@ train: install
 accuracy = $(BIN)/python -c 'import json; print("%.4f" % json.load(open("$(1)"))["accuracy"])'
 
 test: install
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 test-pinned: pinned-python
 	$(MAKE) test PYTHON=$(PINNED_PYTHON) VENV=.venv-pinned

@@ -1,5 +1,5 @@
 """
-What `make train` leaves out of its output: warnings that nobody who trains can act on.
+What the Makefile's targets take from the environment, and what they leave out of their output.
 """
 
 import os
@@ -7,7 +7,6 @@ import subprocess
 
 from tests.support.training_runs import REPOSITORY, run_python
 
-ECHO = 'include Makefile\nnot_for_users: ; @echo "$(NOT_FOR_USERS),$(PYTHONWARNINGS)"\n'
 
 # Each message once from the module that `make train` hears it from, and once from another.
 WARN = """
@@ -29,20 +28,25 @@ for number, (message, category, module) in enumerate([
 """
 
 
-def shown(python_warnings: str) -> str:
-    # A make that runs the tests hands its flags down, and "-w" of `make test-pinned` prints folders.
-    environment = {name: v for name, v in os.environ.items() if not name.startswith("MAKE")}
-    echo = subprocess.run(
-        ["make", "--silent", "-f", "-", "not_for_users"],
-        input=ECHO,
-        env={**environment, "PYTHONWARNINGS": python_warnings},
+def echoed(words: str, **environment: str) -> str:
+    """What a target of the Makefile prints whose recipe echoes `words`."""
+    # The make that runs the tests hands its flags down, and "-w" prints folders.
+    outside = {name: v for name, v in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", "--silent", "-f", "-", "echoed"],
+        input=f'include Makefile\nechoed: ; @echo "{words}"\n',
+        env={**outside, **environment},
         cwd=str(REPOSITORY),
         stdout=subprocess.PIPE,
         check=True,
         text=True,
         timeout=60,
-    )
-    return run_python("-c", WARN, environment={"PYTHONWARNINGS": echo.stdout.strip()}).output
+    ).stdout.strip()
+
+
+def shown(python_warnings: str) -> str:
+    filters = echoed("$(NOT_FOR_USERS),$(PYTHONWARNINGS)", PYTHONWARNINGS=python_warnings)
+    return run_python("-c", WARN, environment={"PYTHONWARNINGS": filters}).output
 
 
 def test_warnings_are_left_out_by_message_and_module() -> None:
@@ -54,3 +58,7 @@ def test_warnings_are_left_out_by_message_and_module() -> None:
 
 def test_what_a_user_asks_for_goes_before() -> None:
     assert shown("default").count("[heard]") == 4
+
+
+def test_bytecode_is_kept_whatever_the_environment_says() -> None:
+    assert echoed("<$$PYTHONDONTWRITEBYTECODE>", PYTHONDONTWRITEBYTECODE="1") == "<>"

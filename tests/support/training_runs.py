@@ -183,24 +183,13 @@ def train_here(
     model : `Optional[Model]`
         As `allennlp.commands.train.train_model` returns it; `None` if it was interrupted.
     """
-    with _one_thread(), _own_logging():
+    with _own_logging():
         if interrupt_at is None:
             return train_model(Params(json.loads(json.dumps(config))), str(directory), recover)
         with contextlib.suppress(Interruption), interrupted_at(interrupt_at):
             train_model(Params(json.loads(json.dumps(config))), str(directory), recover)
             raise AssertionError(f"the training never came to {interrupt_at}")
     return None
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    # For a model as small as this, threads only wait for each other.
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple
+from typing import Any, Dict, NamedTuple
 
 import numpy
 import pytest
@@ -224,18 +224,8 @@ if not (hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler")):
     del SCALED["trainer_fused"]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 @pytest.mark.parametrize("name", list(SCALED))
-def test_step_that_grad_scaler_skips_is_not_averaged(
-    name: str, one_thread: None, tmp_path: Path
-) -> None:
+def test_step_that_grad_scaler_skips_is_not_averaged(name: str, tmp_path: Path) -> None:
     trainer = build(tagger_config(num_epochs=2, **SCALED[name]), tmp_path)
     if name == "trainer_fused":
         trainer.optimizer = torch.optim.Adam(trainer.model.parameters(), lr=0.02, fused=True)

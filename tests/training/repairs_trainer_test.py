@@ -6,7 +6,7 @@ import copy
 import json
 import pickle
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Optional
 
 import pytest
 import torch
@@ -43,15 +43,6 @@ class Mean(AllenNLPMovingAverage):
 
 
 THEIRS = {"type": f"{__name__}.Mean"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    # For a model as small as this, threads only wait for each other.
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 def build(directory: Path, **trainer: Any) -> Any:
