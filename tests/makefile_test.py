@@ -7,7 +7,6 @@ import subprocess
 
 from tests.support.training_runs import REPOSITORY, run_python
 
-
 # Each message once from the module that `make train` hears it from, and once from another.
 WARN = """
 import warnings
