@@ -97,7 +97,7 @@ def _check_arguments(cls: Type[FromParams], given: Any, extras: Dict[str, Any]) 
 
 
 # How AllenNLP begins where none of several types fits, and where one of them does not.
-_OF_UNIONS = ("Failed to construct argument ", "Expected ")
+_UNION_ERRORS = ("Failed to construct argument ", "Expected ")
 
 
 class _Placed(NamedTuple):
@@ -116,8 +116,8 @@ def _explained(error: ConfigurationError, place: str) -> ConfigurationError:
     chain = list(_chain(error))
     known = next((each.placed for each in chain if hasattr(each, "placed")), None)
     messages = list(map(_message, chain))
-    if known is None and error.message.startswith(_OF_UNIONS[0]):
-        reasons = [each for each in messages if not each.startswith(_OF_UNIONS)]
+    if known is None and error.message.startswith(_UNION_ERRORS[0]):
+        reasons = [each for each in messages if not each.startswith(_UNION_ERRORS)]
         error.placed = _Placed("; ".join(reasons or messages), place)  # type: ignore[attr-defined]
     else:
         error.placed = known or _Placed(error.message, place)  # type: ignore[attr-defined]

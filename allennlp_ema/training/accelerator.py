@@ -18,10 +18,10 @@ from torch.torch_version import TorchVersion
 from allennlp_ema.common.checks import check_choice
 from allennlp_ema.common.from_params import ExplainedFromParams
 from allennlp_ema.shadow_weights.sharded import is_sharded, local_part, whole
-from allennlp_ema.training.first_worker import take_from_first_worker
+from allennlp_ema.training.first_worker import broadcast_from_first_worker
 from allennlp_ema.training.repairs import are_left_out
 from allennlp_ema.training.sharded_states import (
-    all_workers,
+    device_mesh,
     model_state,
     weights_of,
 )
@@ -93,9 +93,9 @@ class TorchFsdpAccelerator(ExplainedFromParams, DdpAccelerator):
                     f'the parameter "{name}" is a scalar, which fully_shard does not take: make it '
                     "a tensor of one value"
                 )
-        take_from_first_worker(itertools.chain(model.parameters(), model.buffers()))
+        broadcast_from_first_worker(itertools.chain(model.parameters(), model.buffers()))
         shared: Dict[str, Any] = {
-            "mesh": all_workers(),
+            "mesh": device_mesh(),
             "reshard_after_forward": self.reshard_after_forward,
         }
         if self.offload_to_cpu:
@@ -112,7 +112,7 @@ class TorchFsdpAccelerator(ExplainedFromParams, DdpAccelerator):
             # The loss and what metrics get.
             computed["output_dtype"] = torch.float32
         fully_shard(model, mp_policy=MixedPrecisionPolicy(**computed), **shared)
-        model.register_forward_pre_hook(_take_buffers_from_first_worker)
+        model.register_forward_pre_hook(_broadcast_buffers)
         if model._regularizer is not None:
             penalty: Any = functools.partial(_whole_penalty, model._regularizer)
             model._regularizer = penalty
@@ -162,10 +162,10 @@ def _whole_penalty(regularizer: Any, model: Any) -> Any:
     return penalty.full_tensor() if is_sharded(penalty) else penalty
 
 
-def _take_buffers_from_first_worker(module: torch.nn.Module, inputs: Any) -> None:
+def _broadcast_buffers(module: torch.nn.Module, inputs: Any) -> None:
     # Statistics that are gathered without gradients (for averages, say) are each worker's own.
     if torch.is_grad_enabled() or not module.training:
-        take_from_first_worker(module.buffers())
+        broadcast_from_first_worker(module.buffers())
 
 
 def _check_environment(on_cpu: bool) -> None:

@@ -18,7 +18,7 @@ from allennlp.common.util import is_distributed
 from allennlp_ema.common.files import whole_file, written_whole
 from allennlp_ema.common.torch_files import load_dictionary
 from allennlp_ema.training.checkpoint_files import PointInTime, from_all_workers
-from allennlp_ema.training.sharded_states import model_part_here
+from allennlp_ema.training.sharded_states import reshard_model_state
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class BestModelFile:
     @contextlib.contextmanager
     def written(self) -> Iterator[Any]:
         """A context in which another best model is written to the file that it gives."""
-        self._written_at = self._present_point()
+        self._written_at = self._current_point()
         self.remove_previous()
         if self._epoch is not None and self.path.exists() and self._has_older_checkpoints():
             previous = self._directory / f"best_of_epoch_{self._epoch}{self._worker}.th"
@@ -65,7 +65,7 @@ class BestModelFile:
         """Which epoch is the best so far, by the metrics. Without validation it is the latest."""
         if self._trainer._validation_data_loader is not None:
             return self._trainer._metric_tracker.best_epoch
-        num_epochs, _ = self._present_point()
+        num_epochs, _ = self._current_point()
         return num_epochs - 1 if num_epochs else None
 
     def put_in_place(self) -> bool:
@@ -96,14 +96,14 @@ class BestModelFile:
                 self.path.unlink()
         return is_found
 
-    def take_over_shards(self) -> None:
+    def reshard(self) -> None:
         """
         Puts the shards of more or fewer workers together anew. All workers have to do it together.
         """
         paths = list(self._directory.glob("best*_w*.th")) if self._worker else []
         names = from_all_workers({path.stem.rpartition("_w")[0] for path in paths})
         for name in sorted(set().union(*names)):
-            own = self._shard_of_others(name)
+            own = self._resharded(name)
             # Nobody writes before all have read.
             from_all_workers(None)
             if own is not None:
@@ -114,21 +114,21 @@ class BestModelFile:
                 if int(path.stem.rpartition("_w")[2]) >= dist.get_world_size():
                     path.unlink()
 
-    def _shard_of_others(self, name: str) -> Optional[Dict[str, Any]]:
+    def _resharded(self, name: str) -> Optional[Dict[str, Any]]:
         """This worker's, if the shards of the model are of another number of workers."""
         paths = (self._directory / f"{name}_w{worker}.th" for worker in itertools.count())
         # What cannot be read is said when it is put in place.
         with contextlib.suppress(ConfigurationError):
             shards = [load_dictionary(next(paths), is_mapped=True)]
-            num_workers = _num_others(shards[0])
+            num_workers = _other_num_workers(shards[0])
             if num_workers is not None:
                 shards += [load_dictionary(next(paths), True) for _ in range(num_workers - 1)]
-                return model_part_here(shards)
+                return reshard_model_state(shards)
         return None
 
     def _check_shard(self, state: Dict[str, Any]) -> None:
         # Killed while shards were put together anew, a worker has one of before.
-        num_workers = _num_others(state) if self._worker else None
+        num_workers = _other_num_workers(state) if self._worker else None
         if num_workers is not None:
             raise ConfigurationError(f"{self.path} is one of {num_workers} shards")
 
@@ -141,7 +141,7 @@ class BestModelFile:
         paths = self._directory.glob(f"best_of_epoch_*{self._worker}.th")
         return {int(path.stem.split("_")[3]): path for path in paths}
 
-    def _present_point(self) -> PointInTime:
+    def _current_point(self) -> PointInTime:
         trainer = self._trainer
         return max(
             (trainer._epochs_completed, trainer._batches_in_epoch_completed),
@@ -165,7 +165,7 @@ def best_model_file_of(trainer: Any) -> BestModelFile:
     return trainer._best_model_file
 
 
-def _num_others(state: Dict[str, Any]) -> Optional[int]:
+def _other_num_workers(state: Dict[str, Any]) -> Optional[int]:
     """Of how many workers a shard is, if these are more or fewer; FairScale's do not say it."""
     num_workers = state.get("metadata", {}).get("num_workers")
     is_other = num_workers is not None and num_workers != dist.get_world_size()

@@ -18,7 +18,7 @@ from allennlp.training.trainer import TrainerCheckpoint
 
 from allennlp_ema.common.files import PARTIAL, whole_file
 from allennlp_ema.common.torch_files import load_dictionary
-from allennlp_ema.training.sharded_states import checkpoint_here
+from allennlp_ema.training.sharded_states import load_for_this_worker
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def written_checkpoint(
             # One that was passed over must not be taken together with the new training state.
             with contextlib.suppress(FileNotFoundError):
                 os.remove(model_path)
-    _passed_over(checkpointer).discard(point)
+    _skipped(checkpointer).discard(point)
     if checkpointer.state_is_sharded and is_distributed():
         _remove_shards_of_more_workers(checkpointer, point)
         # Before any older one is removed, of which all shards are there.
@@ -65,7 +65,7 @@ def find_checkpoints(checkpointer: Checkpointer) -> Set[PointInTime]:
     none of the most recent that a checkpointer keeps.
     """
     points = _points(checkpointer, "model") & _points(checkpointer, "training")
-    return points - _passed_over(checkpointer)
+    return points - _skipped(checkpointer)
 
 
 def load_newest_checkpoint(checkpointer: Checkpointer) -> Optional[TrainerCheckpoint]:
@@ -89,17 +89,17 @@ def load_newest_checkpoint(checkpointer: Checkpointer) -> Optional[TrainerCheckp
     # Every worker goes through the same checkpoints, so that none waits for another.
     points: Set[PointInTime] = set().union(*from_all_workers(own))
     first_error: Optional[Exception] = None
-    for point in sorted(points - _passed_over(checkpointer), reverse=True):
+    for point in sorted(points - _skipped(checkpointer), reverse=True):
         checkpoint = None
         try:
             checkpoint = _read(checkpointer, point)
         except Exception as error:
             first_error = first_error or error
-            _pass_over(checkpointer, point, "cannot be read", error)
+            _skip(checkpointer, point, "cannot be read", error)
         if all(from_all_workers(checkpoint is not None)):
             vars(checkpointer)["_loaded"] = point
             return checkpoint
-        _passed_over(checkpointer).add(point)
+        _skipped(checkpointer).add(point)
     if points:
         raise ConfigurationError(
             f"None of the {len(points)} checkpoints in {checkpointer._serialization_dir} can be "
@@ -109,7 +109,7 @@ def load_newest_checkpoint(checkpointer: Checkpointer) -> Optional[TrainerCheckp
     return None
 
 
-def pass_over_loaded(checkpointer: Checkpointer, error: Optional[Exception]) -> bool:
+def skip_loaded(checkpointer: Checkpointer, error: Optional[Exception]) -> bool:
     """
     Leaves out from now on what `load_newest_checkpoint` returned last, with which a training could
     not go on because of `error`, here or on another worker.
@@ -121,7 +121,7 @@ def pass_over_loaded(checkpointer: Checkpointer, error: Optional[Exception]) -> 
     """
     point = vars(checkpointer).pop("_loaded", None)
     if point is not None:
-        _pass_over(checkpointer, point, "is not of this training", error)
+        _skip(checkpointer, point, "is not of this training", error)
     return point is not None
 
 
@@ -140,7 +140,7 @@ def _read(checkpointer: Checkpointer, point: PointInTime) -> TrainerCheckpoint:
     if not is_distributed():
         # Of the shards of FairScale each is taken as it is.
         return _read_files(checkpointer, point, checkpointer._rank)
-    return checkpoint_here(functools.partial(_read_files, checkpointer, point))
+    return load_for_this_worker(functools.partial(_read_files, checkpointer, point))
 
 
 def _read_files(
@@ -160,10 +160,10 @@ def _read_files(
     return TrainerCheckpoint(model_state, training_state)
 
 
-def _pass_over(
+def _skip(
     checkpointer: Checkpointer, point: PointInTime, what: str, error: Optional[Exception]
 ) -> None:
-    _passed_over(checkpointer).add(point)
+    _skipped(checkpointer).add(point)
     logger.warning(
         "The checkpoint of %s and %s %s and is passed over: %s",
         checkpointer._model_state_path(*point),
@@ -182,8 +182,8 @@ def _remove_shards_of_more_workers(checkpointer: Checkpointer, point: PointInTim
                 path.unlink()
 
 
-def _passed_over(checkpointer: Checkpointer) -> Set[PointInTime]:
-    return vars(checkpointer).setdefault("_passed_over", set())
+def _skipped(checkpointer: Checkpointer) -> Set[PointInTime]:
+    return vars(checkpointer).setdefault("_skipped", set())
 
 
 def _points(checkpointer: Checkpointer, what: str) -> Set[PointInTime]:

@@ -10,7 +10,7 @@ from allennlp.nn.util import distributed_device
 from torch import Tensor
 
 
-def take_from_first_worker(tensors: Iterable[Tensor]) -> None:
+def broadcast_from_first_worker(tensors: Iterable[Tensor]) -> None:
     """As `DistributedDataParallel` does. All workers have to call it together."""
     for tensor in tensors:
         if tensor.numel() and not is_expanded(tensor):

@@ -63,7 +63,7 @@ def with_shards(state: Any) -> Any:
     return _mapped(with_shards, state)
 
 
-def checkpoint_here(read: Callable[[int, bool], TrainerCheckpoint]) -> TrainerCheckpoint:
+def load_for_this_worker(read: Callable[[int, bool], TrainerCheckpoint]) -> TrainerCheckpoint:
     """
     # Parameters
 
@@ -98,17 +98,17 @@ def checkpoint_here(read: Callable[[int, bool], TrainerCheckpoint]) -> TrainerCh
         )
         everything = [read(worker, True) for worker in range(num_workers)]
         model_states, trainer_states = zip(*everything)
-        own = TrainerCheckpoint(model_part_here(model_states), _part_here(trainer_states))
+        own = TrainerCheckpoint(reshard_model_state(model_states), _reshard_state(trainer_states))
     elif metadata.get("worker", rank) != rank:
         own = read(rank, False)
     return TrainerCheckpoint(own.model_state, with_shards(own.trainer_state))
 
 
-def model_part_here(states: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+def reshard_model_state(states: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
     """Of the `model_state` of other workers, all of them, that of this worker."""
     shapes = states[0]["metadata"]["shapes"]
     weights = {
-        name: _rows_here([state["weights"][name] for state in states], shapes[name])
+        name: _own_rows([state["weights"][name] for state in states], shapes[name])
         if name in shapes
         else value
         for name, value in states[0]["weights"].items()
@@ -117,24 +117,24 @@ def model_part_here(states: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
     return {"weights": weights, "metadata": metadata}
 
 
-def _part_here(states: Sequence[Any]) -> Any:
+def _reshard_state(states: Sequence[Any]) -> Any:
     first = states[0]
     if _is_record(first):
         shape = first[_SHAPE]
-        return {_ROWS: _rows_here([state[_ROWS] for state in states], shape), _SHAPE: shape}
+        return {_ROWS: _own_rows([state[_ROWS] for state in states], shape), _SHAPE: shape}
     if isinstance(first, dict):
         return {
-            key: _part_here([state[key] for state in states])
+            key: _reshard_state([state[key] for state in states])
             if all(isinstance(state, dict) and key in state for state in states)
             else value
             for key, value in first.items()
         }
     if isinstance(first, (list, tuple)) and len({len(state) for state in states}) == 1:
-        return type(first)(_part_here(each) for each in zip(*states))
+        return type(first)(_reshard_state(each) for each in zip(*states))
     return first.clone() if isinstance(first, Tensor) else first
 
 
-def _rows_here(parts: List[Tensor], shape: Sequence[int]) -> Tensor:
+def _own_rows(parts: List[Tensor], shape: Sequence[int]) -> Tensor:
     size = -(-shape[0] // dist.get_world_size())
     start = dist.get_rank() * size
     # A view would keep the whole in memory.
@@ -155,12 +155,12 @@ def _in_shards(rows: Tensor, shape: Sequence[int]) -> Tensor:
 
     like = torch.empty(torch.Size(shape), device="meta")
     return DTensor.from_local(
-        rows, all_workers(), [Shard(0)], run_check=False, shape=like.shape, stride=like.stride()
+        rows, device_mesh(), [Shard(0)], run_check=False, shape=like.shape, stride=like.stride()
     )
 
 
 @functools.lru_cache(maxsize=None)
-def all_workers() -> Any:
+def device_mesh() -> Any:
     """The mesh of all workers, over which a model is sharded."""
     from torch.distributed.device_mesh import init_device_mesh
 

@@ -42,15 +42,15 @@ def non_finite_values(average: MovingAverage) -> NonFiniteValues:
         averaged = local_part(averaged)
         raw = local_part(raw_values[name]).detach().to(averaged.device, averaged.dtype)
         # One transfer from the device for each tensor, not for each block.
-        of_blocks = [_count(*pair) for pair in zip(blocks(averaged), blocks(raw))]
+        block_counts = [_count(*pair) for pair in zip(blocks(averaged), blocks(raw))]
         names.append(name)
-        counts.append(torch.stack(of_blocks).sum().cpu())
+        counts.append(torch.stack(block_counts).sum().cpu())
         num_averaged += averaged.numel()
-    *of_names, num_averaged = dist_reduce_sum(
+    *name_counts, num_averaged = dist_reduce_sum(
         torch.stack([*counts, torch.tensor(num_averaged)])
     ).tolist()
-    found = [name for name, count in zip(names, of_names) if count]
-    return NonFiniteValues(found, sum(of_names), num_averaged)
+    found = [name for name, count in zip(names, name_counts) if count]
+    return NonFiniteValues(found, sum(name_counts), num_averaged)
 
 
 def _count(averaged: Tensor, raw: Tensor) -> Tensor:

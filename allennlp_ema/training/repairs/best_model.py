@@ -47,7 +47,7 @@ def write_whole_best_models() -> None:
     def consolidate(self: Any) -> None:
         wrapped = self._ddp_wrapped_model
         if hasattr(wrapped, "whole_state_dict"):
-            _say_where_shards_are(self)
+            _warn_that_shards_remain(self)
         elif wrapped is not None and wrapped.is_sharded:
             logger.info("Consolidating sharded model states")
             directory = Path(self._serialization_dir)
@@ -68,7 +68,7 @@ def write_whole_best_models() -> None:
     checkpointer.save_checkpoint = save_and_tidy
 
 
-def go_on_with_the_best_model_of_the_checkpoint() -> None:
+def continue_with_the_best_model_of_the_checkpoint() -> None:
     """
     The trainer writes `best.th` after the checkpoint that calls its epoch the best. Killed between
     the two, `--recover` ended with the model of another epoch. And a training that was over by its
@@ -78,7 +78,7 @@ def go_on_with_the_best_model_of_the_checkpoint() -> None:
     try_train = trainer._try_train
 
     @functools.wraps(try_train)
-    def go_on_with_the_best_model(self: Any) -> Any:
+    def continue_with_the_best_model(self: Any) -> Any:
         epochs, batches = _restored_point(self)
         last_metrics = _metrics_of(self, epochs - 1) if batches == 0 else {}
         if (epochs, batches) > (0, 0):
@@ -96,7 +96,7 @@ def go_on_with_the_best_model_of_the_checkpoint() -> None:
         # Without another epoch there are no others.
         return metrics if "epoch" in metrics else {**metrics, **last_metrics}, epoch
 
-    trainer._try_train = go_on_with_the_best_model
+    trainer._try_train = continue_with_the_best_model
 
 
 def _write_whole_best_model(trainer: Any) -> None:
@@ -110,7 +110,7 @@ def _write_whole_best_model(trainer: Any) -> None:
                 torch.save(whole, file)
 
 
-def _say_where_shards_are(trainer: Any) -> None:
+def _warn_that_shards_remain(trainer: Any) -> None:
     if Path(trainer._best_model_filename or "").name.startswith("best_w"):
         logger.warning(
             "The training has not come to its end, and so best.th, which the workers write "
@@ -140,7 +140,7 @@ def _metrics_of(trainer: Any, epoch: int) -> Dict[str, Any]:
 
 def _find_best_model(trainer: Any, is_newest: bool) -> None:
     best, average = best_model_file_of(trainer), trainer._moving_average
-    best.take_over_shards()
+    best.reshard()
     trainer._best_model_filename = str(best.path)
     if is_newest:
         # The checkpoint has it too. All workers may be needed to compute its statistics.

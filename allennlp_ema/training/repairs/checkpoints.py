@@ -14,14 +14,14 @@ from allennlp_ema.training.checkpoint_files import (
     find_checkpoints,
     from_all_workers,
     load_newest_checkpoint,
-    pass_over_loaded,
+    skip_loaded,
     written_checkpoint,
 )
 from allennlp_ema.training.checkpointer import SwappingCheckpointer
 from allennlp_ema.training.sharded_states import without_shards
 
 
-def let_every_worker_note_a_checkpoint() -> None:
+def record_checkpoints_on_every_worker() -> None:
     """
     In a distributed training only the primary worker noted that a checkpoint was saved. With
     `save_every_num_batches` all others went to save another one after each of the batches that
@@ -31,13 +31,13 @@ def let_every_worker_note_a_checkpoint() -> None:
     save_checkpoint = checkpointer.save_checkpoint
 
     @functools.wraps(save_checkpoint)
-    def save_and_note(self: Any, trainer: Any) -> None:
+    def save_and_record(self: Any, trainer: Any) -> None:
         save_checkpoint(self, trainer)
         if isinstance(trainer, GradientDescentTrainer):
             self._last_save_num_epochs_completed = trainer._epochs_completed
             self._last_save_num_batches_in_epoch_completed = trainer._batches_in_epoch_completed
 
-    checkpointer.save_checkpoint = save_and_note
+    checkpointer.save_checkpoint = save_and_record
 
 
 def save_raw_weights_during_validation() -> None:
@@ -108,7 +108,7 @@ def read_the_newest_whole_checkpoint() -> None:
     checkpointer.load_checkpoint = load_newest
 
 
-def pass_over_foreign_checkpoints() -> None:
+def skip_foreign_checkpoints() -> None:
     """
     `--recover` failed if the newest checkpoint was not of this training: if its model had other
     parameters, say.
@@ -117,7 +117,7 @@ def pass_over_foreign_checkpoints() -> None:
     restore = trainer._maybe_restore_checkpoint
 
     @functools.wraps(restore)
-    def restore_passing_over(self: Any) -> None:
+    def restore_or_skip(self: Any) -> None:
         first_error: Optional[Exception] = None
         while True:
             error = None
@@ -128,7 +128,7 @@ def pass_over_foreign_checkpoints() -> None:
             if not any(from_all_workers(error is not None)):
                 return
             first_error = first_error or error
-            if not pass_over_loaded(self._checkpointer, error):
+            if not skip_loaded(self._checkpointer, error):
                 raise first_error or RuntimeError("another worker could not go on")
 
-    trainer._maybe_restore_checkpoint = restore_passing_over
+    trainer._maybe_restore_checkpoint = restore_or_skip

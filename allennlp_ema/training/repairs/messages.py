@@ -15,7 +15,7 @@ from allennlp_ema.common.json_values import misfit
 from allennlp_ema.common.nearest_names import did_you_mean
 
 
-def say_what_may_stand_under_moving_average() -> None:
+def explain_a_wrong_moving_average() -> None:
     """
     The trainer asks AllenNLP's own base class for an average. That one calls `"moving_average":
     0.999` "a `params` object that was not a `Params`", and of a misspelt `"type"` it does not say
@@ -41,7 +41,7 @@ def say_what_may_stand_under_moving_average() -> None:
     average.from_params = classmethod(from_params)
 
 
-def name_the_type_that_was_meant() -> None:
+def suggest_the_nearest_type() -> None:
     """
     Callbacks, checkpointers and optimizers are chosen by AllenNLP's own base classes, whose error
     lists all that are registered, and leaves it to the reader to find the one that was meant. It is
@@ -73,7 +73,7 @@ def _explained_names() -> List[str]:
     ]
 
 
-def leave_out_what_only_allennlp_could_heed() -> None:
+def ignore_deprecation_warnings_of_the_trainer() -> None:
     """
     AllenNLP's trainer calls `torch.cuda.amp`, which torch 2.4 deprecated, in each training and
     validation, with and without `use_amp`: four lines of a warning that nobody but AllenNLP could

@@ -16,7 +16,7 @@ from allennlp.training.checkpointer import Checkpointer
 _WORKERS = ("cuda_devices", "num_nodes", "primary_address", "primary_port")
 
 
-def let_each_node_keep_its_own_checkpoints() -> None:
+def remove_old_checkpoints_on_each_node() -> None:
     """
     Each node writes checkpoints into its own directory, but only the first one removed old ones:
     the disks of the others filled up.
@@ -30,7 +30,7 @@ def let_each_node_keep_its_own_checkpoints() -> None:
     checkpointer._is_primary = property(is_primary_of_its_node)
 
 
-def go_on_with_other_workers() -> None:
+def continue_with_other_workers() -> None:
     """
     `--recover` refused a configuration with other `cuda_devices`, another number of nodes or
     another address of the first one, which a cluster gives to each job anew.

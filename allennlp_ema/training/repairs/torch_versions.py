@@ -18,7 +18,7 @@ def torch_load_is_strict() -> bool:
     return TorchVersion(torch.__version__) >= "2.6"
 
 
-def let_checkpoints_hold_numpy_numbers() -> None:
+def allow_numpy_numbers_in_checkpoints() -> None:
     """
     From torch 2.6 on, `torch.load` refuses whatever is not on its list, and numpy's scalars are
     not. AllenNLP's `cosine` scheduler computes the learning rate with numpy, so with it no
@@ -61,7 +61,7 @@ def leave_verbose_out_of_reduce_on_plateau() -> None:
     scheduler.__init__ = __init__
 
 
-def let_losses_be_of_bfloat16() -> None:
+def allow_losses_in_bfloat16() -> None:
     """
     AllenNLP has no tiny value of bfloat16 against divisions by zero, so with it most of its losses
     ended in a `TypeError`. The range is that of float32, and so is the value.
