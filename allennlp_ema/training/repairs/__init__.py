@@ -1,6 +1,6 @@
 """
-What AllenNLP 2.10.1 needs on a current torch, and for averages that are right. Each repair says
-why, and is made once, and only where it is needed.
+Repairs of AllenNLP 2.10.1, for current versions of torch and for right averages. The docstring of
+each repair gives the reason. A repair is made once, and only if it is needed.
 """
 
 import os
@@ -72,7 +72,7 @@ def always() -> bool:
 
 
 def are_left_out() -> bool:
-    """Whether the repairs that only a training with an average needs are to be left out."""
+    """Whether to leave out the repairs that only a training with an average needs."""
     return os.environ.get("ALLENNLP_EMA_REPAIRS") == "0"
 
 
@@ -81,14 +81,14 @@ class Repair(NamedTuple):
     # Parameters
 
     make : `Callable[[], None]`
-        Makes the repair. Its name is the repair's name, its docstring the reason.
+        Makes the repair. Its name is the repair's name, and its docstring is the reason.
     of : `Any`
-        The class or module that is repaired. It carries the mark that this was done, since it stays
-        what it is when this package is imported a second time.
+        The class or module that is repaired. It is marked as repaired, because it stays the same
+        when this package is imported a second time.
     is_needed : `Callable[[], bool]`, optional (default = `always`)
-        The condition, that the installed torch calls for it, say.
+        Whether the repair is needed, for example with the installed torch.
     without_averages : `bool`, optional (default = `False`)
-        Whether a training without an average needs it too.
+        Whether a training without an average needs the repair too.
     """
 
     make: Callable[[], None]
@@ -147,8 +147,8 @@ _MARK = "_repaired_by_allennlp_ema"
 
 def repair_allennlp() -> None:
     """
-    Makes every repair that is needed and was not made yet. With `ALLENNLP_EMA_REPAIRS=0` in the
-    environment it leaves out those that a training without an average does not need.
+    Makes every repair that is needed and was not made yet. `ALLENNLP_EMA_REPAIRS=0` in the
+    environment leaves out the repairs that a training without an average does not need.
     """
     for repair in REPAIRS:
         name = repair.make.__name__
