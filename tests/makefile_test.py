@@ -30,7 +30,7 @@ for number, (message, category, module) in enumerate([
 
 
 def shown(python_warnings: str) -> str:
-    # A make that runs the tests hands its flags down, and "-w" of `make test-pinned` prints folders.
+    # `make test-pinned` hands down its flags to this make, and its "-w" prints folders.
     environment = {name: v for name, v in os.environ.items() if not name.startswith("MAKE")}
     echo = subprocess.run(
         ["make", "--silent", "-f", "-", "not_for_users"],
