@@ -1,5 +1,5 @@
 """
-Checks of what is read from files. Each error is one line that names the place.
+Checks of documents that are read from files. Each error is one line that names the place.
 """
 
 import contextlib

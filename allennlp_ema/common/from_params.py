@@ -1,5 +1,5 @@
 """
-From `Params` to an object and back: errors that say what was wrong, and `to_params()`.
+Objects from `Params` and back: errors that say what is wrong, and `to_params()`.
 """
 
 from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Type, TypeVar
@@ -18,11 +18,10 @@ class ExplainedFromParams(FromParams):
     """
     A `FromParams` whose errors name the key, the value and what is allowed.
 
-    AllenNLP's own do not in five cases: for an argument that may be of several types it says only
-    that none fits, for a value of the wrong type it does not say which value, for a class that
-    passes `**kwargs` on to its base class it lets a misspelt key through to Python, a string in the
-    place of a list it takes for the list of its letters, and of an object within another it does
-    not say where it stands.
+    AllenNLP's own errors do not, in five cases. For an argument of several possible types they say
+    only that none fits. For a value of the wrong type they do not name the value. A misspelt key
+    causes a `TypeError` if the class passes `**kwargs` on to its base class. A string instead of a
+    list becomes the list of its letters. An object within another one is not located.
     """
 
     @classmethod
@@ -35,7 +34,7 @@ class ExplainedFromParams(FromParams):
     ) -> T:
         place = params.history if isinstance(params, Params) else ""
         try:
-            # A class with a registry only picks the one of its subclasses that is constructed.
+            # A class with a registry only selects the subclass, which checks the arguments itself.
             if constructor_to_call is None and Registrable._registry.get(cls) is not None:
                 check_type(cls, params)
             elif (constructor_to_inspect or cls.__init__) is cls.__init__:
@@ -61,8 +60,8 @@ def check_type(cls: Any, given: Any) -> None:
     """
     # Raises
 
-    `ConfigurationError` : if `given` is neither an object nor a type alone, or if its type is
-        neither registered for `cls` nor the path of a class.
+    `ConfigurationError` : if `given` is neither an object nor the name of a type, or if its
+        type is neither registered for `cls` nor the path of a class.
     """
     if not isinstance(given, (str, Mapping)):
         raise ConfigurationError(f"{given!r} is given, but it has to be {in_words(cls)}")
@@ -96,12 +95,12 @@ def _check_arguments(cls: Type[FromParams], given: Any, extras: Dict[str, Any]) 
             raise ConfigurationError(str(found))
 
 
-# How AllenNLP begins where none of several types fits, and where one of them does not.
-_OF_UNIONS = ("Failed to construct argument ", "Expected ")
+# How AllenNLP's errors begin if no type of a union fits, and if one of its types does not.
+_UNION_ERRORS = ("Failed to construct argument ", "Expected ")
 
 
 class _Placed(NamedTuple):
-    """What an error says, and of which place in the configuration."""
+    """The message of an error, and the place in the configuration that it is about."""
 
     message: str
     place: str
@@ -109,15 +108,15 @@ class _Placed(NamedTuple):
 
 def _explained(error: ConfigurationError, place: str) -> ConfigurationError:
     """
-    An error that says where, seen from `place`, the object stands that it is about; `error` itself
-    if it is about the object at `place`. Of an argument that may be of several types AllenNLP says
-    which ones it tried; what is wrong is found among the causes then.
+    `error` with the place of the object that it is about, relative to `place`. It is `error` itself
+    if that is the object at `place`. For a union AllenNLP's message says only which types it tried,
+    so the messages of the causes are used instead.
     """
     chain = list(_chain(error))
     known = next((each.placed for each in chain if hasattr(each, "placed")), None)
     messages = list(map(_message, chain))
-    if known is None and error.message.startswith(_OF_UNIONS[0]):
-        reasons = [each for each in messages if not each.startswith(_OF_UNIONS)]
+    if known is None and error.message.startswith(_UNION_ERRORS[0]):
+        reasons = [each for each in messages if not each.startswith(_UNION_ERRORS)]
         error.placed = _Placed("; ".join(reasons or messages), place)  # type: ignore[attr-defined]
     else:
         error.placed = known or _Placed(error.message, place)  # type: ignore[attr-defined]
@@ -128,7 +127,7 @@ def _explained(error: ConfigurationError, place: str) -> ConfigurationError:
         return error
     explained = ConfigurationError(message)
     explained.placed = error.placed  # type: ignore[attr-defined]
-    # What no class of this package has said is worth its traceback. It also hides the context.
+    # An error from elsewhere keeps its traceback. To set a cause, even `None`, hides the context.
     explained.__cause__ = error if known is None else None
     return explained
 
@@ -141,13 +140,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _message(error: BaseException) -> str:
-    # While it tries the types of a union, AllenNLP puts a line of its own before the cause.
+    # For each type of a union AllenNLP puts a line of its own before the error's arguments.
     if isinstance(error, ConfigurationError):
         return error.message
     return str(error.args[-1]) if error.args else type(error).__name__
 
 
-# What the trainer or `allennlp train` gives, and a configuration does not have.
+# Arguments that the trainer or `allennlp train` gives, so a configuration does not hold them.
 _GIVEN_BY_TRAINER = (
     *("parameters", "model_parameters", "serialization_dir"),
     *("local_rank", "world_size", "cuda_device"),
@@ -156,9 +155,9 @@ _GIVEN_BY_TRAINER = (
 
 def constructor_arguments(instance: Any) -> Dict[str, Any]:
     """
-    The configured constructor arguments of `instance` that differ from their defaults, read from
-    the attributes of the same name (or with an underscore before it), which is where AllenNLP's own
-    `to_params` looks.
+    The constructor arguments of `instance` that a configuration has to hold, because they differ
+    from their defaults. They are read from the attributes of the same name, or with an underscore
+    before it, as AllenNLP's own `to_params` does.
     """
     arguments = {}
     for key, parameter in infer_constructor_params(type(instance)).items():
@@ -175,7 +174,7 @@ def constructor_arguments(instance: Any) -> Dict[str, Any]:
 def registered_name(instance: Any, base: Type[Registrable]) -> str:
     """
     The first name under which the class of `instance` is registered on `base`, or else its fully
-    qualified name, which AllenNLP takes as a `"type"` as well.
+    qualified name, which AllenNLP also takes as a `"type"`.
     """
     cls = type(instance)
     for name, (registered, _) in Registrable._registry[base].items():

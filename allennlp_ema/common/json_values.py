@@ -1,6 +1,5 @@
 """
-Whether a value in a configuration is of the kind that an annotation asks for, and that kind in
-words.
+Checks of configuration values against type annotations, and annotations in words.
 """
 
 import json
@@ -24,11 +23,11 @@ class Misfit(NamedTuple):
     # Parameters
 
     key : `str`
-        With dots where it is nested.
+        The key, with dots if it is nested.
     value : `Any`
-        What stands there.
+        The value under that key.
     annotation : `Any`
-        What should.
+        The annotation that it does not fit.
     """
 
     key: str
@@ -53,8 +52,8 @@ def misfit(key: str, value: Any, annotation: Any) -> Optional[Misfit]:
     # Returns
 
     misfit : `Optional[Misfit]`
-        What is of another kind than `annotation` says, itself or in an object. `None` if nothing
-        is. What a class makes of an object is left to the class.
+        The first value that does not fit: `value`, or one within it. `None` if all of it fits. An
+        object always fits a class with `from_params`, because the class checks it.
     """
     annotations = alternatives(annotation)
     if any(_fits(value, each) for each in annotations):
@@ -74,14 +73,14 @@ def alternatives(annotation: Any) -> List[Any]:
 
 
 def written(value: Any) -> str:
-    """`value` as messages show it: null, true and false as a configuration has them."""
+    """`value` as messages show it: null, true and false as in a configuration."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return repr(value)
 
 
 def in_words(annotation: Any) -> str:
-    """What `annotation` allows, for people to read."""
+    """The values that `annotation` allows, in words."""
     annotations = [each for each in alternatives(annotation) if each is not type(None)]
     numbers = [each.number_in_words for each in annotations if hasattr(each, "number_in_words")]
     words = []
@@ -91,7 +90,7 @@ def in_words(annotation: Any) -> str:
         elif _origin(each) is list:
             words.append(_LISTS_IN_WORDS.get(_element(each), "a list"))
         elif _origin(each) is dict:
-            words.append(f"an object of which each value is {in_words(_element(each))}")
+            words.append(f"an object in which each value is {in_words(_element(each))}")
         elif hasattr(each, "from_params"):
             words.append(getattr(each, "in_words", 'an object: {"type": ...}'))
         else:
@@ -100,7 +99,7 @@ def in_words(annotation: Any) -> str:
 
 
 def is_class_name(cls: type, name: Any) -> bool:
-    """Whether `"type": name` may stand for a kind of `cls`: registered, or the path of a class."""
+    """Whether `"type": name` may be a `cls`: a registered name, or the path of a class."""
     return isinstance(name, str) and (
         name in Registrable._registry.get(cls, ())
         or ("." in name and all(part.isidentifier() for part in name.split(".")))
@@ -115,11 +114,11 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation in (int, float):
         return isinstance(value, (int, annotation)) and not isinstance(value, bool)
     if annotation is bool:
-        # AllenNLP takes such numbers too.
+        # AllenNLP takes 0 and 1, too.
         return isinstance(value, int) and value in (0, 1)
     if annotation is str:
         return isinstance(value, (str, Path))
-    # Of other types nothing is known here.
+    # Values of other types are not checked.
     return value is None if annotation is type(None) else True
 
 
@@ -132,7 +131,7 @@ def _all_fit(value: Any, annotation: Any) -> bool:
 
 
 def _element(annotation: Any) -> Any:
-    """Of what kind the elements of a list, or the values of an object, are."""
+    """The annotation of the elements of a list or the values of an object."""
     return (getattr(annotation, "__args__", None) or (Any,))[-1]
 
 

@@ -1,5 +1,5 @@
 """
-Reading what `torch.save` wrote, as data: tensors and plain containers, by name where it holds more.
+Reads files of `torch.save` as data: only tensors and plain containers are allowed in them.
 """
 
 import pickle

@@ -1,5 +1,5 @@
 """
-Training of a model that is too large for one device: torch's own full sharding.
+The accelerator for models that are too large for one device: torch's own full sharding.
 """
 
 import functools
@@ -18,10 +18,10 @@ from torch.torch_version import TorchVersion
 from allennlp_ema.common.checks import check_choice
 from allennlp_ema.common.from_params import ExplainedFromParams
 from allennlp_ema.shadow_weights.sharded import is_sharded, local_part, whole
-from allennlp_ema.training.first_worker import take_from_first_worker
+from allennlp_ema.training.first_worker import broadcast_from_first_worker
 from allennlp_ema.training.repairs import are_left_out
 from allennlp_ema.training.sharded_states import (
-    all_workers,
+    device_mesh,
     model_state,
     weights_of,
 )
@@ -31,13 +31,13 @@ from allennlp_ema.training.units import units_of
 @DdpAccelerator.register("torch_fsdp")
 class TorchFsdpAccelerator(ExplainedFromParams, DdpAccelerator):
     """
-    Spreads parameters, gradients and the optimizer's state over the workers of a distributed
-    training, with `torch.distributed.fsdp.fully_shard` of torch 2.6 or later: each has a part of
-    the rows of each parameter. A unit of the model, one layer say, is gathered when it computes.
+    Shards parameters, gradients and the optimizer's state over the workers of a distributed
+    training, with `torch.distributed.fsdp.fully_shard` of torch 2.6 or later. Each worker has some
+    rows of each parameter. A unit of the model, such as a layer, is gathered while it computes.
 
-    Each worker writes its shards into checkpoints of its own, `*_w0.th`, `*_w1.th`; `--recover`
-    takes them on any number of workers. `best.th` and `model.tar.gz` hold the whole model, as that
-    of a training without sharding. Averages are of shards, too, and take no communication.
+    Each worker writes its shards into checkpoints of its own, `*_w0.th`, `*_w1.th`. `--recover`
+    loads them on any number of workers. `best.th` and `model.tar.gz` hold the whole model, as
+    without sharding. Averages are sharded too, and need no communication.
 
     ```python
     >>> from allennlp.nn.parallel import DdpAccelerator
@@ -51,17 +51,17 @@ class TorchFsdpAccelerator(ExplainedFromParams, DdpAccelerator):
     # Parameters
 
     reshard_after_forward : `bool`, optional (default = `True`)
-        Whether what was gathered for a forward pass is let go after it, to be gathered again for
-        the backward pass: less memory, and half as much communication again.
+        Whether gathered parameters are freed after the forward pass and gathered again for the
+        backward pass. This takes less memory, and 1.5 times the communication.
     mixed_precision : `str`, optional (default = `None`)
-        `"bfloat16"` or `"float16"`: what is gathered and computed with. The shards, and so the
-        optimizer, gradients and averages, keep the model's own dtype; outputs are float32.
+        `"bfloat16"` or `"float16"`: the dtype of gathered parameters and of what they compute. The
+        shards, and so optimizer, gradients and averages, keep the model's. Outputs are float32.
     offload_to_cpu : `bool`, optional (default = `False`)
         Whether shards, gradients and the optimizer's state are kept in host memory.
     wrap : `List[str]`, optional (default = `None`)
-        Regular expressions: the modules in whose name one is found (`re.search`) become units of
-        their own. `None` means each module of a list of layers (`torch.nn.ModuleList`). What is in
-        no unit is one with the root; `[]` makes that all.
+        Regular expressions. A module becomes a unit if one of them is found in its name
+        (`re.search`). `None` means each module of a list of layers (`torch.nn.ModuleList`). All
+        other parameters form one unit with the root. `[]` makes the whole model one unit.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class TorchFsdpAccelerator(ExplainedFromParams, DdpAccelerator):
                     f'the parameter "{name}" is a scalar, which fully_shard does not take: make it '
                     "a tensor of one value"
                 )
-        take_from_first_worker(itertools.chain(model.parameters(), model.buffers()))
+        broadcast_from_first_worker(itertools.chain(model.parameters(), model.buffers()))
         shared: Dict[str, Any] = {
-            "mesh": all_workers(),
+            "mesh": device_mesh(),
             "reshard_after_forward": self.reshard_after_forward,
         }
         if self.offload_to_cpu:
@@ -105,14 +105,14 @@ class TorchFsdpAccelerator(ExplainedFromParams, DdpAccelerator):
         if self.mixed_precision is not None:
             computed["param_dtype"] = getattr(torch, self.mixed_precision)
             computed["reduce_dtype"] = torch.float32
-        # The inner ones first.
+        # fully_shard has to be called on inner units first.
         for unit in reversed(units_of(model, self.wrap)):
             fully_shard(unit, mp_policy=MixedPrecisionPolicy(**computed), **shared)
         if computed:
-            # The loss and what metrics get.
+            # For the loss and the metrics.
             computed["output_dtype"] = torch.float32
         fully_shard(model, mp_policy=MixedPrecisionPolicy(**computed), **shared)
-        model.register_forward_pre_hook(_take_buffers_from_first_worker)
+        model.register_forward_pre_hook(_broadcast_buffers)
         if model._regularizer is not None:
             penalty: Any = functools.partial(_whole_penalty, model._regularizer)
             model._regularizer = penalty
@@ -132,8 +132,8 @@ class _FsdpWrappedModel(DdpWrappedModel):
 
     def whole_state_dict(self) -> Dict[str, Tensor]:
         """
-        The state of the whole model in host memory, through which it goes tensor by tensor; of the
-        primary of each node, empty for others. All workers have to call it together.
+        The state of the whole model in host memory, gathered tensor by tensor. It is empty except
+        on the primary worker of each node. All workers have to call it together.
         """
         state = {}
         for name, value in self.model.state_dict().items():
@@ -143,7 +143,7 @@ class _FsdpWrappedModel(DdpWrappedModel):
         return state
 
     def clip_grad_norm_(self, max_norm: Union[float, int]) -> Tensor:
-        # By hand, because of GPUs' shards that are in host memory torch cannot take the norm.
+        # torch cannot compute the norm of shards in host memory next to GPUs.
         grads = [local_part(p.grad) for p in self.model.parameters() if p.grad is not None]
         squared = torch.nn.utils.get_total_norm(grads).double().square()
         norm = dist_reduce_sum(squared).sqrt().float()
@@ -154,7 +154,7 @@ class _FsdpWrappedModel(DdpWrappedModel):
 
 
 def _whole_penalty(regularizer: Any, model: Any) -> Any:
-    # Of the shards, so that it is the same whatever is gathered at present.
+    # Units may be gathered at present, but the penalty is computed from shards.
     for module in model.modules():
         if hasattr(module, "reshard"):
             module.reshard()
@@ -162,17 +162,17 @@ def _whole_penalty(regularizer: Any, model: Any) -> Any:
     return penalty.full_tensor() if is_sharded(penalty) else penalty
 
 
-def _take_buffers_from_first_worker(module: torch.nn.Module, inputs: Any) -> None:
-    # Statistics that are gathered without gradients (for averages, say) are each worker's own.
+def _broadcast_buffers(module: torch.nn.Module, inputs: Any) -> None:
+    # In train mode without gradients, as in recalibration, each worker has statistics of its own.
     if torch.is_grad_enabled() or not module.training:
-        take_from_first_worker(module.buffers())
+        broadcast_from_first_worker(module.buffers())
 
 
 def _check_environment(on_cpu: bool) -> None:
     if are_left_out():
         raise ConfigurationError(
-            'the accelerator "torch_fsdp" writes its checkpoints with the repairs of AllenNLP that '
-            "ALLENNLP_EMA_REPAIRS=0 leaves out: unset it"
+            'the accelerator "torch_fsdp" needs repairs of AllenNLP for its checkpoints, but '
+            "ALLENNLP_EMA_REPAIRS=0 leaves them out: unset it"
         )
     where, needed = "", "2.6"
     is_there = TorchVersion(torch.__version__) >= needed
@@ -181,12 +181,12 @@ def _check_environment(on_cpu: bool) -> None:
     if not is_there:
         raise ConfigurationError(
             f'the accelerator "torch_fsdp" needs torch {needed} or later{where}, but this is '
-            f'{torch.__version__}: without it, leave out "ddp_accelerator", which trains with '
-            "the whole model on each worker"
+            f'{torch.__version__}: install it, or leave out "ddp_accelerator" to train with the '
+            "whole model on each worker"
         )
     if not is_distributed():
         raise ConfigurationError(
-            'the accelerator "torch_fsdp" spreads a model over several workers, but there is '
+            'the accelerator "torch_fsdp" shards a model over several workers, but there is only '
             'one: it needs "distributed": {"cuda_devices": [0, 1], "ddp_accelerator": {"type": '
             '"torch_fsdp"}} (-1 is a CPU)'
         )

@@ -1,5 +1,5 @@
 """
-The files of checkpoints: written whole, and read from the newest that a training can go on from.
+The files of checkpoints: writes them whole, and loads the newest checkpoint that can be used.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ from allennlp.training.trainer import TrainerCheckpoint
 
 from allennlp_ema.common.files import PARTIAL, whole_file
 from allennlp_ema.common.torch_files import load_dictionary
-from allennlp_ema.training.sharded_states import checkpoint_here
+from allennlp_ema.training.sharded_states import load_for_this_worker
 
 logger = logging.getLogger(__name__)
 
-# How many epochs were completed, and how many batches of the next one.
+# The number of completed epochs, and of completed batches in the next epoch.
 PointInTime = Tuple[int, int]
 
-# Where the training state has the raw weights, if the model state has averages in their place.
+# The key of the raw weights in a training state whose model state holds averages instead.
 RAW_MODEL_STATE = "raw_model_state"
 
-# What a training writes into its serialization directory.
+# The files that a training writes into its serialization directory.
 _WRITTEN = ("*.th", "*.json", "*.tar.gz", "moving_average.*")
 
 
@@ -37,7 +37,7 @@ def written_checkpoint(
     checkpointer: Checkpointer, training_state: Dict[str, Any]
 ) -> Iterator[Tuple[Any, Any]]:
     """
-    A context in which the two files of a checkpoint are written, which is there when it ends.
+    A context in which the two files of a checkpoint are written. They get their names at its end.
 
     # Returns
 
@@ -45,38 +45,37 @@ def written_checkpoint(
     """
     point = training_state["epochs_completed"], training_state["batches_in_epoch_completed"]
     model_path = checkpointer._model_state_path(*point)
-    # A checkpoint is looked for by the file of its model, so that one gets its name last.
+    # AllenNLP finds a checkpoint by its model file, so that file gets its name last.
     with whole_file(model_path) as model_file:
         with whole_file(checkpointer._training_state_path(*point)) as training_file:
             yield model_file, training_file
-            # One that was passed over must not be taken together with the new training state.
+            # A model file that was skipped must not be combined with the new training state.
             with contextlib.suppress(FileNotFoundError):
                 os.remove(model_path)
-    _passed_over(checkpointer).discard(point)
+    _skipped(checkpointer).discard(point)
     if checkpointer.state_is_sharded and is_distributed():
         _remove_shards_of_more_workers(checkpointer, point)
-        # Before any older one is removed, of which all shards are there.
+        # All shards have to be written before an older checkpoint is removed.
         dist.barrier()
 
 
 def find_checkpoints(checkpointer: Checkpointer) -> Set[PointInTime]:
     """
-    The points in time of which both files are there, without those that were passed over: these are
-    none of the most recent that a checkpointer keeps.
+    The points in time of the checkpoints that have both files and were not skipped. So skipped ones
+    do not count among the most recent ones that a checkpointer keeps.
     """
     points = _points(checkpointer, "model") & _points(checkpointer, "training")
-    return points - _passed_over(checkpointer)
+    return points - _skipped(checkpointer)
 
 
 def load_newest_checkpoint(checkpointer: Checkpointer) -> Optional[TrainerCheckpoint]:
     """
-    Loads the newest checkpoint that can be read and was not passed over, by every worker if there
-    are several.
+    Loads the newest checkpoint that was not skipped and that every worker can read.
 
     # Returns
 
     checkpoint : `Optional[TrainerCheckpoint]`
-        The model state with the raw weights, and the training state; `None` if there are no
+        The model state with the raw weights, and the training state. `None` if there are no
         checkpoints.
 
     # Raises
@@ -86,33 +85,33 @@ def load_newest_checkpoint(checkpointer: Checkpointer) -> Optional[TrainerCheckp
     if checkpointer._is_primary:
         _remove_partial_files(Path(checkpointer._serialization_dir))
     own = _points(checkpointer, "model") | _points(checkpointer, "training")
-    # Every worker goes through the same checkpoints, so that none waits for another.
+    # All workers try the same checkpoints, because they wait for each other.
     points: Set[PointInTime] = set().union(*from_all_workers(own))
     first_error: Optional[Exception] = None
-    for point in sorted(points - _passed_over(checkpointer), reverse=True):
+    for point in sorted(points - _skipped(checkpointer), reverse=True):
         checkpoint = None
         try:
             checkpoint = _read(checkpointer, point)
         except Exception as error:
             first_error = first_error or error
-            _pass_over(checkpointer, point, "cannot be read", error)
+            _skip(checkpointer, point, "cannot be read", error)
         if all(from_all_workers(checkpoint is not None)):
             vars(checkpointer)["_loaded"] = point
             return checkpoint
-        _passed_over(checkpointer).add(point)
+        _skipped(checkpointer).add(point)
     if points:
         raise ConfigurationError(
             f"None of the {len(points)} checkpoints in {checkpointer._serialization_dir} can be "
-            f"gone on from: {first_error or 'another worker cannot read them, see its log'}. To "
-            "train anew, empty the directory and leave out --recover"
+            f"used: {first_error or 'another worker cannot read them, see its log'}. To start "
+            "over, empty the directory and leave out --recover"
         )
     return None
 
 
-def pass_over_loaded(checkpointer: Checkpointer, error: Optional[Exception]) -> bool:
+def skip_loaded(checkpointer: Checkpointer, error: Optional[Exception]) -> bool:
     """
-    Leaves out from now on what `load_newest_checkpoint` returned last, with which a training could
-    not go on because of `error`, here or on another worker.
+    From now on skips the checkpoint that `load_newest_checkpoint` returned last. The training could
+    not continue from it because of `error`, which is `None` if only another worker had an error.
 
     # Returns
 
@@ -121,12 +120,12 @@ def pass_over_loaded(checkpointer: Checkpointer, error: Optional[Exception]) -> 
     """
     point = vars(checkpointer).pop("_loaded", None)
     if point is not None:
-        _pass_over(checkpointer, point, "is not of this training", error)
+        _skip(checkpointer, point, "is not of this training", error)
     return point is not None
 
 
 def from_all_workers(value: Any) -> List[Any]:
-    """What each worker of a distributed training calls this with, together."""
+    """The `value` of each worker. All workers have to call it together."""
     if not is_distributed():
         return [value]
     values: List[Any] = [None] * dist.get_world_size()
@@ -138,9 +137,9 @@ def _read(checkpointer: Checkpointer, point: PointInTime) -> TrainerCheckpoint:
     if not checkpointer.state_is_sharded:
         return _read_files(checkpointer, point)
     if not is_distributed():
-        # Of the shards of FairScale each is taken as it is.
+        # Without a process group a shard is returned as it was written.
         return _read_files(checkpointer, point, checkpointer._rank)
-    return checkpoint_here(functools.partial(_read_files, checkpointer, point))
+    return load_for_this_worker(functools.partial(_read_files, checkpointer, point))
 
 
 def _read_files(
@@ -149,7 +148,7 @@ def _read_files(
     worker: Optional[int] = None,
     is_mapped: bool = False,
 ) -> TrainerCheckpoint:
-    """What one worker wrote, with the raw weights."""
+    """The files of one worker, with the raw weights in the model state."""
     states = []
     for own in (checkpointer._model_state_path(*point), checkpointer._training_state_path(*point)):
         path = own if worker is None else re.sub(r"_w\d+\.th$", f"_w{worker}.th", own)
@@ -160,21 +159,21 @@ def _read_files(
     return TrainerCheckpoint(model_state, training_state)
 
 
-def _pass_over(
+def _skip(
     checkpointer: Checkpointer, point: PointInTime, what: str, error: Optional[Exception]
 ) -> None:
-    _passed_over(checkpointer).add(point)
+    _skipped(checkpointer).add(point)
     logger.warning(
-        "The checkpoint of %s and %s %s and is passed over: %s",
+        "The checkpoint of %s and %s %s and is skipped: %s",
         checkpointer._model_state_path(*point),
         checkpointer._training_state_path(*point),
         what,
-        "another worker says so" if error is None else f"{type(error).__name__}: {error}",
+        "see the log of another worker" if error is None else f"{type(error).__name__}: {error}",
     )
 
 
 def _remove_shards_of_more_workers(checkpointer: Checkpointer, point: PointInTime) -> None:
-    # From before the training went on with fewer, with what was lost since.
+    # A run with more workers, which was killed later, has left them.
     if checkpointer._is_primary:
         pattern = "*_state_e{}_b{}_w*.th".format(*point)
         for path in Path(checkpointer._serialization_dir).glob(pattern):
@@ -182,12 +181,12 @@ def _remove_shards_of_more_workers(checkpointer: Checkpointer, point: PointInTim
                 path.unlink()
 
 
-def _passed_over(checkpointer: Checkpointer) -> Set[PointInTime]:
-    return vars(checkpointer).setdefault("_passed_over", set())
+def _skipped(checkpointer: Checkpointer) -> Set[PointInTime]:
+    return vars(checkpointer).setdefault("_skipped", set())
 
 
 def _points(checkpointer: Checkpointer, what: str) -> Set[PointInTime]:
-    """From which there is a file `{what}_state_*.th` of this worker."""
+    """The points in time of which there is a file `{what}_state_*.th` of this worker."""
     worker = f"_w{checkpointer._rank}" if checkpointer.state_is_sharded else ""
     pattern = re.compile(rf"{what}_state_e(\d+)_b(\d+){worker}\.th")
     folder = checkpointer._serialization_dir

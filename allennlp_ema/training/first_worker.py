@@ -1,5 +1,5 @@
 """
-Values that all workers take from the first one, where each could have its own.
+Broadcasts values of the first worker to all others.
 """
 
 from typing import Iterable
@@ -10,11 +10,11 @@ from allennlp.nn.util import distributed_device
 from torch import Tensor
 
 
-def take_from_first_worker(tensors: Iterable[Tensor]) -> None:
-    """As `DistributedDataParallel` does. All workers have to call it together."""
+def broadcast_from_first_worker(tensors: Iterable[Tensor]) -> None:
+    """Does as `DistributedDataParallel` does. All workers have to call it together."""
     for tensor in tensors:
         if tensor.numel() and not is_expanded(tensor):
-            # Not every backend takes every dtype, but each takes bytes.
+            # Some backends do not take every dtype, but all take bytes.
             values = tensor.detach().to(distributed_device()).reshape(-1).contiguous()
             dist.broadcast(values.view(torch.uint8), src=0)
             if dist.get_rank() != 0:
@@ -22,5 +22,5 @@ def take_from_first_worker(tensors: Iterable[Tensor]) -> None:
 
 
 def is_expanded(tensor: Tensor) -> bool:
-    """Whether values of `tensor` share memory. Nobody can write to such a tensor."""
+    """Whether values of `tensor` share memory, so that nothing can be written to it."""
     return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride()))

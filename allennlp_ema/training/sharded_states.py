@@ -1,6 +1,6 @@
 """
-States of which each worker has a part, by `fully_shard`: as plain tensors in files, and put
-together anew for another number of workers.
+States that `fully_shard` has sharded: converted to plain tensors for files, and resharded for
+another number of workers.
 """
 
 import functools
@@ -18,12 +18,12 @@ from allennlp_ema.shadow_weights.sharded import is_sharded, local_part, whole
 
 logger = logging.getLogger(__name__)
 
-# What stands in a file in the place of a sharded tensor: the rows of a worker, and the whole shape.
+# In a file a record replaces a sharded tensor: the rows of one worker, and the whole shape.
 _ROWS, _SHAPE = "rows_of_worker", "whole_shape"
 
 
 def model_state(weights: Dict[str, Tensor]) -> Dict[str, Any]:
-    """The state of a model that is in shards, of which none is copied."""
+    """The state of a sharded model as plain tensors, without copies."""
     sharded = {name: value for name, value in weights.items() if is_sharded(value)}
     return {
         "weights": {name: local_part(value) for name, value in weights.items()},
@@ -45,12 +45,12 @@ def weights_of(state: Dict[str, Any]) -> Dict[str, Tensor]:
 
 
 def without_shards(state: Any) -> Any:
-    """A state with plain tensors alone, which `with_shards` makes to what it was."""
+    """`state` with plain tensors only. `with_shards` is the inverse."""
     if is_sharded(state):
         from torch.distributed.tensor import Shard
 
         if state.placements != (Shard(0),):
-            # Such a one is small, or the memory would not be worth the sharding.
+            # Only small tensors have other placements, so whole ones take little memory.
             return whole(state)
         return {_ROWS: local_part(state), _SHAPE: list(state.shape)}
     return _mapped(without_shards, state)
@@ -63,25 +63,25 @@ def with_shards(state: Any) -> Any:
     return _mapped(with_shards, state)
 
 
-def checkpoint_here(read: Callable[[int, bool], TrainerCheckpoint]) -> TrainerCheckpoint:
+def load_for_this_worker(read: Callable[[int, bool], TrainerCheckpoint]) -> TrainerCheckpoint:
     """
     # Parameters
 
     read : `Callable[[int, bool], TrainerCheckpoint]`
-        Reads what the worker of this rank wrote; whether tensors are to stay on the disk until
-        they are asked for.
+        Reads the files of the worker of this rank. The second argument is whether tensors stay on
+        the disk until they are used.
 
     # Returns
 
     checkpoint : `TrainerCheckpoint`
-        What this worker goes on from: what it wrote itself, or its part of what all workers wrote
-        if there were more or fewer.
+        The state that this worker wrote. If more or fewer workers wrote the checkpoint, its part
+        of the state that they wrote together.
     """
     rank = dist.get_rank()
     try:
         own = read(rank, False)
     except ConfigurationError as error:
-        # There may have been fewer.
+        # A checkpoint of fewer workers has no files of this rank.
         try:
             own = read(0, False)
         except ConfigurationError:
@@ -91,24 +91,23 @@ def checkpoint_here(read: Callable[[int, bool], TrainerCheckpoint]) -> TrainerCh
     if num_workers != dist.get_world_size():
         logger.warning(
             "The run cannot go on as if it had not been interrupted: the checkpoint is of %d "
-            "workers, and there are %d. Its shards are put together anew, and each worker gets "
-            "other batches",
+            "workers, but there are %d. It is resharded, and each worker gets other batches",
             num_workers,
             dist.get_world_size(),
         )
         everything = [read(worker, True) for worker in range(num_workers)]
         model_states, trainer_states = zip(*everything)
-        own = TrainerCheckpoint(model_part_here(model_states), _part_here(trainer_states))
+        own = TrainerCheckpoint(reshard_model_state(model_states), _reshard_state(trainer_states))
     elif metadata.get("worker", rank) != rank:
         own = read(rank, False)
     return TrainerCheckpoint(own.model_state, with_shards(own.trainer_state))
 
 
-def model_part_here(states: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
-    """Of the `model_state` of other workers, all of them, that of this worker."""
+def reshard_model_state(states: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """The `model_state` of this worker, from those of all workers that wrote a checkpoint."""
     shapes = states[0]["metadata"]["shapes"]
     weights = {
-        name: _rows_here([state["weights"][name] for state in states], shapes[name])
+        name: _own_rows([state["weights"][name] for state in states], shapes[name])
         if name in shapes
         else value
         for name, value in states[0]["weights"].items()
@@ -117,27 +116,27 @@ def model_part_here(states: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
     return {"weights": weights, "metadata": metadata}
 
 
-def _part_here(states: Sequence[Any]) -> Any:
+def _reshard_state(states: Sequence[Any]) -> Any:
     first = states[0]
     if _is_record(first):
         shape = first[_SHAPE]
-        return {_ROWS: _rows_here([state[_ROWS] for state in states], shape), _SHAPE: shape}
+        return {_ROWS: _own_rows([state[_ROWS] for state in states], shape), _SHAPE: shape}
     if isinstance(first, dict):
         return {
-            key: _part_here([state[key] for state in states])
+            key: _reshard_state([state[key] for state in states])
             if all(isinstance(state, dict) and key in state for state in states)
             else value
             for key, value in first.items()
         }
     if isinstance(first, (list, tuple)) and len({len(state) for state in states}) == 1:
-        return type(first)(_part_here(each) for each in zip(*states))
+        return type(first)(_reshard_state(each) for each in zip(*states))
     return first.clone() if isinstance(first, Tensor) else first
 
 
-def _rows_here(parts: List[Tensor], shape: Sequence[int]) -> Tensor:
+def _own_rows(parts: List[Tensor], shape: Sequence[int]) -> Tensor:
     size = -(-shape[0] // dist.get_world_size())
     start = dist.get_rank() * size
-    # A view would keep the whole in memory.
+    # A view would keep the whole tensor in memory.
     return _joined(parts, shape)[start : start + size].clone()
 
 
@@ -145,7 +144,7 @@ def _joined(parts: List[Tensor], shape: Sequence[int]) -> Tensor:
     joined = torch.cat(parts)
     if list(joined.shape) != list(shape):
         raise ConfigurationError(
-            f"the shards of a tensor of shape {tuple(shape)} have {tuple(joined.shape)} together"
+            f"the shards of a tensor of shape {tuple(shape)} make one of {tuple(joined.shape)}"
         )
     return joined
 
@@ -155,12 +154,12 @@ def _in_shards(rows: Tensor, shape: Sequence[int]) -> Tensor:
 
     like = torch.empty(torch.Size(shape), device="meta")
     return DTensor.from_local(
-        rows, all_workers(), [Shard(0)], run_check=False, shape=like.shape, stride=like.stride()
+        rows, device_mesh(), [Shard(0)], run_check=False, shape=like.shape, stride=like.stride()
     )
 
 
 @functools.lru_cache(maxsize=None)
-def all_workers() -> Any:
+def device_mesh() -> Any:
     """The mesh of all workers, over which a model is sharded."""
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -180,5 +179,5 @@ def _mapped(function: Callable[[Any], Any], state: Any) -> Any:
         is_same = all(one is other for one, other in zip(mapped, state))
     else:
         return state
-    # Some containers are more than that.
+    # A subclass may have attributes that the new container lacks.
     return state if is_same else mapped

@@ -1,5 +1,5 @@
 """
-The units of a model that is sharded: what is gathered at a time.
+The units of a sharded model: modules whose parameters are gathered together.
 """
 
 import logging
@@ -19,13 +19,13 @@ _CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.ParameterList)
 
 def units_of(model: torch.nn.Module, regexes: Optional[List[str]]) -> List[torch.nn.Module]:
     """
-    The modules with parameters in whose name one of `regexes` is found, or with `None` those that
-    are in a list of layers; outer ones before inner ones. One that shares a parameter with what is
-    not in it is left to a unit around both.
+    The modules with parameters in whose names one of `regexes` is found, outer ones before inner
+    ones. `None` means the modules of lists of layers. A module that shares a parameter with another
+    one outside of it is left out. A unit around both gathers that parameter.
 
     # Raises
 
-    `ConfigurationError` : if one of `regexes` is none, or matches no module.
+    `ConfigurationError` : if one of `regexes` is not valid, or matches no module.
     """
     candidates = {
         name: module
@@ -53,7 +53,7 @@ def units_of(model: torch.nn.Module, regexes: Optional[List[str]]) -> List[torch
         if all(inside.issuperset(owners[parameter]) for parameter in module.parameters()):
             units.append(module)
         else:
-            logger.warning('"%s" shares a parameter and so is no unit of its own', name)
+            logger.warning('"%s" shares a parameter, so it cannot be a unit of its own', name)
     return units
 
 
@@ -61,7 +61,7 @@ def _matched(regex: str, names: List[str]) -> List[str]:
     matched = matching_names("wrap", regex, names)
     if not matched:
         raise ConfigurationError(
-            f'"wrap" has {regex!r}, which matches no module of the model; there are '
+            f'"wrap" has {regex!r}, which matches no module of the model; its modules are '
             + ", ".join(names[:10])
             + (", ..." if len(names) > 10 else "")
         )

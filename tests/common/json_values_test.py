@@ -53,7 +53,7 @@ def test_fits(value, annotation):
         ([3], Optional[List[str]], '"key" is [3], but has to be a list of strings'),
         (3, List[Duration], '"key" is 3, but has to be a list'),
         ({"a": {"b": "c"}}, Dict[str, Dict[str, int]], "\"key.a.b\" is 'c', but has to be an "),
-        ([], Dict[str, int], '"key" is [], but has to be an object of which each value is an int'),
+        ([], Dict[str, int], '"key" is [], but has to be an object in which each value is an int'),
         ("0.5", Union[float, DecaySchedule], "\"key\" is '0.5', but has to be a number or a sched"),
         ("2", Union[int, Duration], "\"key\" is '2', but has to be a number of updates or a dura"),
         ("unifrom", Lazy[MovingAverage], '0.999}; did you mean "uniform"?'),

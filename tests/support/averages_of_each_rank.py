@@ -1,5 +1,5 @@
 """
-What each process of a distributed training averaged and saved.
+A callback that records what each process of a distributed training averages and saves.
 """
 
 from pathlib import Path

@@ -1,5 +1,5 @@
 """
-What each process of a distributed training has of averaged buffers and of the monitor's numbers.
+A callback that records the averaged buffers and the metrics of each process of a training.
 """
 
 from pathlib import Path

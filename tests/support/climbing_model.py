@@ -1,6 +1,6 @@
 """
-A model of one weight, which is n after n updates, and which is validated by how close it is to a
-target of each epoch: so it is known which average of it is the best.
+A model of one weight, which is n after n updates. The validation metric is how close the weight is
+to a target of the epoch. So it is known which average is the best.
 """
 
 from typing import Any, Dict, List

@@ -1,5 +1,5 @@
 """
-`allennlp` with its arguments, in this process.
+Runs `allennlp` with arguments in this process.
 """
 
 import sys

@@ -1,6 +1,5 @@
 """
-An average of one's own: all that `allennlp train --include-package tests.support.custom_average`
-needs.
+A user's average. `allennlp train --include-package tests.support.custom_average` needs no more.
 """
 
 import math

@@ -1,6 +1,5 @@
 """
-A schedule of one's own: all that `allennlp train --include-package tests.support.custom_schedule`
-needs.
+A user's schedule. `allennlp train --include-package tests.support.custom_schedule` needs no more.
 """
 
 import math

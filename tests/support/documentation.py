@@ -1,5 +1,5 @@
 """
-The pages of the documentation, the README among them, as their sources are.
+The sources of the pages of the documentation, the README among them.
 """
 
 import re

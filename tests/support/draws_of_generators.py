@@ -1,5 +1,5 @@
 """
-What the random generators give while a training runs.
+A callback that records what the random generators draw in a training.
 """
 
 import json

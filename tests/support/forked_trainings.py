@@ -1,7 +1,7 @@
 """
-`allennlp train` with several workers, many times: in forks of one process, `python -m
-tests.support.forked_trainings PLAN`, because most of the time of such a run is that each worker
-imports everything anew.
+Runs `allennlp train` with several workers many times, in forks of one process, `python -m
+tests.support.forked_trainings PLAN`. A worker that is not forked has to import everything first,
+which takes most of its time.
 """
 
 import functools

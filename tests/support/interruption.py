@@ -1,6 +1,6 @@
 """
-A training run that dies at one batch or while it writes a file, without a word in the
-configuration, which `--recover` compares with that of the run it continues.
+Interrupts a training at a batch, or while it writes a file. The configuration does not say so,
+because `--recover` compares it with that of the interrupted run.
 """
 
 import contextlib

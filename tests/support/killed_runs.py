@@ -1,6 +1,6 @@
 """
-Trainings that are killed while they write a file, each in a process of its own that is a fork of
-one: `python -m tests.support.killed_runs RUNS`, where the file RUNS holds a list of
+Runs trainings in forks of one process and kills each while it writes a file: `python -m
+tests.support.killed_runs RUNS`. The file RUNS holds a list of
 [configuration, serialization directory, file name, count, when].
 """
 

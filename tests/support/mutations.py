@@ -1,5 +1,5 @@
 """
-Well-formed documents with a wrong content: every one that differs from a right one in one place.
+Well-formed documents with wrong content: each differs from a right document in one place.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """
-A real training of 320 updates that took 16 snapshots each of two power functions, and of which
-every parameter vector was recorded too.
+A real training of 320 updates. It took 16 snapshots of each of two power functions, and recorded
+every parameter vector.
 """
 
 from pathlib import Path

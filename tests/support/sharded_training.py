@@ -1,6 +1,6 @@
 """
-Trainings of a small model that `fully_shard` spreads over two processes, over gloo, and the same on
-one process.
+Trainings of a small model, sharded by `fully_shard` over two processes that use gloo, and the same
+trainings on one process.
 """
 
 import os

@@ -1,5 +1,5 @@
 """
-AllenNLP's base class of averages as it loads a state without the repair.
+Makes AllenNLP's base class of averages load states as it does without the repair.
 """
 
 from typing import Any, ContextManager, Dict

@@ -1,6 +1,6 @@
 """
-Whole training runs of a tiny tagger, by the command line in a process of their own or in this one,
-and what they leave behind.
+Whole training runs of a tiny tagger, in a process of their own or in this one, and the files that
+they write.
 """
 
 import contextlib

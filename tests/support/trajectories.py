@@ -1,5 +1,5 @@
 """
-Parameters that are moved along given values while an average follows them.
+Moves parameters along given values while an average follows them.
 """
 
 from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple

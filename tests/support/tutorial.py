@@ -1,9 +1,7 @@
 """
-Runs the tutorial of the documentation, from top to bottom:
+Runs the tutorial of the documentation from top to bottom. This makes its pictures again:
 
     python -m tests.support.tutorial
-
-makes its pictures again.
 """
 
 import os

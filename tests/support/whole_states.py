@@ -1,5 +1,5 @@
 """
-What all workers of a training hold together: weights, averages and the optimizer's state.
+A callback that gathers the weights, averages and optimizer state of all workers of a training.
 """
 
 from pathlib import Path

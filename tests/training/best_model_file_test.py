@@ -218,7 +218,7 @@ FOREIGN: Dict[str, Any] = {
         *((foreign, "swapping") for foreign in FOREIGN if foreign != "shapes"),
     ],
 )
-def test_foreign_checkpoint_is_passed_over(
+def test_foreign_checkpoint_is_skipped(
     foreign: str, checkpointer: str, tmp_path: Path, straight: Path
 ) -> None:
     what, make, reason = FOREIGN[foreign]
@@ -228,7 +228,7 @@ def test_foreign_checkpoint_is_passed_over(
     path = run / f"{what}_state_e3_b0.th"
     torch.save(make(dict(torch.load(str(path)))), str(path))
     log = go_on_for_the_worse(configuration, run)
-    (warning,) = {line for line in log.splitlines() if "passed over" in line}
+    (warning,) = {line for line in log.splitlines() if "is skipped" in line}
     assert f"{run}/model_state_e3_b0.th" in warning
     assert reason in log
     # It has as its best what the checkpoint from before has.
@@ -275,7 +275,7 @@ def test_best_model_that_is_lost(fault: str, tmp_path: Path) -> None:
     best = run / "best.th"
     best.unlink() if fault == "missing" else os.truncate(str(best), best.stat().st_size // 2)
     train_here(configuration, run, recover=True)
-    assert "The model of epoch 2, the best so far, is lost" in (run / "out.log").read_text()
+    assert "The best model so far, of epoch 2, is lost" in (run / "out.log").read_text()
     averages = torch.load(str(run / f"training_state_e{metrics(run)['best_epoch'] + 1}_b0.th"))
     assert differences(dict(best_weights(run)), averages["moving_average"]["averages"]) == []
 
@@ -369,7 +369,7 @@ def test_best_models_of_before_are_one_at_most(tmp_path: Path) -> None:
     for epoch in range(4):
         trainer.write_best(epoch)
         assert len(list(tmp_path.glob("best_of*"))) == (epoch > 0)
-    # Two were passed over, and the best of that before is gone.
+    # Two were skipped, and the best of that before is gone.
     recovered = ShardedTrainer(tmp_path)
     recovered._metric_tracker.best_epoch = 1
     assert not best_model_file_of(recovered).put_in_place()

@@ -287,7 +287,7 @@ FAULTS: Dict[str, Callable[[Path], Any]] = {
 @pytest.mark.everywhere
 @pytest.mark.parametrize("what", ["model", "training"])
 @pytest.mark.parametrize("fault", list(FAULTS))
-def test_checkpoint_that_cannot_be_read_is_passed_over(
+def test_checkpoint_that_cannot_be_read_is_skipped(
     fault: str, what: str, runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for epochs in (2, 3):
@@ -299,7 +299,7 @@ def test_checkpoint_that_cannot_be_read_is_passed_over(
     assert loaded.trainer_state["epochs_completed"] == 2
     assert differences(dict(loaded.model_state), model_state(runs / "default", 2)) == []
     assert f"{tmp_path}/model_state_e3_b0.th" in caplog.text
-    assert "cannot be read and is passed over" in caplog.text
+    assert "cannot be read and is skipped" in caplog.text
 
     FAULTS[fault](tmp_path / f"{what}_state_e2_b0.th")
     with pytest.raises(ConfigurationError, match="None of the 2 checkpoints"):

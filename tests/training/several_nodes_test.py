@@ -105,5 +105,5 @@ def test_what_a_node_lacks_is_said_on_it_and_nobody_waits(runs: Path, tmp_path: 
     outputs = run_trainings(nodes(accelerator, tmp_path / "lost", recover=True, fails=True))
     newest = [file for file in lost if file.name.startswith("model_state_e3_b0")]
     assert f"{newest[0]}: there is no such file" in outputs[1]
-    assert "can be gone on from" in outputs[0].rstrip().splitlines()[-1]
+    assert "can be used: " in outputs[0].rstrip().splitlines()[-1]
     assert all(os.path.exists(str(tmp_path / "lost" / f"node{n}" / "best.th")) for n in (0, 1))

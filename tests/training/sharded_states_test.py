@@ -113,7 +113,7 @@ def test_other_workers_go_on_from_the_same_state(resharded: Any, number: int) ->
     assert differences(torch.load(str(run / "epoch1.th")), before) != []
     sizes = {int(re.search(r"_w(\d+)", p.name)[1]) for p in run.glob("best_w*.th")}  # type: ignore
     assert sizes == set(range(6 - number))
-    said = f"the checkpoint is of {number} workers, and there are {6 - number}"
+    said = f"the checkpoint is of {number} workers, but there are {6 - number}"
     assert [said in output for output in outputs[4:6]] == [number == 2, number == 4]
     assert metrics(run)["best_epoch"] == 1
 

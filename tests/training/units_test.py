@@ -53,7 +53,7 @@ def test_what_shares_a_parameter_stays_with_the_root(regexes: Any, caplog: Any) 
 @pytest.mark.parametrize(
     ("regexes", "message"),
     [
-        (["layers", "decoder"], "has 'decoder', which matches no module of the model; there are "),
+        (["layers", "decoder"], "has 'decoder', which matches no module of the model; its "),
         (["("], "has '\\(', which is not a regular expression"),
         ([3], "has 3, which is not a regular expression"),
     ],

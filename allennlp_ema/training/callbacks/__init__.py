@@ -1,5 +1,5 @@
 """
-The callbacks, one a file.
+The callbacks, each in its own file.
 """
 
 from allennlp_ema.training.callbacks.buffers import MovingAverageBuffersCallback

@@ -1,6 +1,6 @@
 """
-Whether an average holds a NaN or an infinity that the parameters do not: one sample with such a
-value is in every average, but a window, for good.
+Counts the NaN and infinities in an average that the parameters do not have. One sample with such a
+value spoils an average for good, unless it is a window.
 """
 
 from typing import List, NamedTuple
@@ -19,11 +19,11 @@ class NonFiniteValues(NamedTuple):
     # Parameters
 
     names : `List[str]`
-        Of the parameters whose averages hold such values.
+        The names of the parameters whose averages hold such values.
     num_values : `int`
-        How many such values there are.
+        The number of such values.
     num_averaged : `int`
-        How many averaged values there are.
+        The number of all averaged values.
     """
 
     names: List[str]
@@ -33,24 +33,24 @@ class NonFiniteValues(NamedTuple):
 
 def non_finite_values(average: MovingAverage) -> NonFiniteValues:
     """
-    Counts the values of `average` that are not finite and not those of the parameters, as the
-    infinite ones of a mask are; those of all processes if it is in shards.
+    Counts the values of `average` that are neither finite nor equal to the parameters' values: a
+    mask has infinities itself. If the average is sharded, the shards of all processes are counted.
     """
     raw_values = dict(average.named_raw_values())
     names, counts, num_averaged = [], [], 0
     for name, averaged in average.named_averages():
         averaged = local_part(averaged)
         raw = local_part(raw_values[name]).detach().to(averaged.device, averaged.dtype)
-        # One transfer from the device for each tensor, not for each block.
-        of_blocks = [_count(*pair) for pair in zip(blocks(averaged), blocks(raw))]
+        # A transfer from the device is slow, so there is one per tensor, not one per block.
+        block_counts = [_count(*pair) for pair in zip(blocks(averaged), blocks(raw))]
         names.append(name)
-        counts.append(torch.stack(of_blocks).sum().cpu())
+        counts.append(torch.stack(block_counts).sum().cpu())
         num_averaged += averaged.numel()
-    *of_names, num_averaged = dist_reduce_sum(
+    *name_counts, num_averaged = dist_reduce_sum(
         torch.stack([*counts, torch.tensor(num_averaged)])
     ).tolist()
-    found = [name for name, count in zip(names, of_names) if count]
-    return NonFiniteValues(found, sum(of_names), num_averaged)
+    found = [name for name, count in zip(names, name_counts) if count]
+    return NonFiniteValues(found, sum(name_counts), num_averaged)
 
 
 def _count(averaged: Tensor, raw: Tensor) -> Tensor:

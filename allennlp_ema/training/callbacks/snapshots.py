@@ -1,5 +1,5 @@
 """
-Keeps the averages as they were along the training, for averages made after it.
+The callback that writes snapshots of the averages during training, for averages made after it.
 """
 
 import logging
@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 @TrainerCallback.register("moving_average_snapshots")
 class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
     """
-    Writes the trainer's average, or each of a bank, to a file of its own every so often and at the
-    end. From these `allennlp average synthesize` and `allennlp average sweep` make averages of
-    other lengths and kinds, as if they had been taken in the same training. The usual set-up is a
+    Writes snapshots of the trainer's average, or of each average in a bank, at regular intervals
+    and at the end. `allennlp average synthesize` and `allennlp average sweep` combine them into
+    averages of other lengths and types, as if this training had taken those. The usual set-up is a
     bank of two power functions:
 
     ```jsonnet
@@ -51,15 +51,14 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
     "callbacks": [{"type": "moving_average_snapshots"}],
     ```
 
-    A snapshot takes 4 bytes for each averaged value. It is copied to host memory between two steps,
-    which is kept for the next one, and written beside the training, whole or not at all; one that
-    comes before this is done waits.
-    An error in writing ends the training at its next step.
+    A snapshot takes 4 bytes per averaged value. It is copied to host memory between two steps, and
+    then written in the background, whole or not at all. The next snapshot waits until it is written
+    and uses the same memory. An error in writing ends the training at its next step.
 
-    What lies beyond the point from which `--recover` goes on is removed, and nothing before it is
-    missing: a checkpoint is not saved before the snapshots of earlier updates are on the disk, and
-    one of the same update is written from the checkpoint's averages if it was not. Under
-    `distributed` the primary process writes.
+    `--recover` removes the snapshots of later updates than the checkpoint's. No earlier ones are
+    missing, because a checkpoint is saved only when the snapshots of earlier updates are written. A
+    missing snapshot of the checkpoint's own update is written from the checkpoint's averages. In a
+    distributed training the primary process writes.
 
     ```python
     >>> from allennlp.training.callbacks import TrainerCallback
@@ -76,13 +75,13 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
     serialization_dir : `str`
         The trainer gives it.
     every_num_epochs : `int`, optional (default = `1`)
-        Write after so many epochs.
+        The number of epochs between two snapshots.
     every_num_updates : `Union[int, Duration]`, optional (default = `None`)
-        Write after so many updates instead, or after a duration.
+        The number of updates between two snapshots, or a duration, instead of epochs.
     keep : `int`, optional (default = `None`)
-        How many snapshots of each average to keep, the latest. `None` keeps all.
+        How many of the latest snapshots of each average are kept. `None` keeps all.
     directory : `str`, optional (default = `"averages"`)
-        Where to write them, within the serialization directory.
+        The directory of the snapshots, within the serialization directory.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         self._writing = Background()
         self._num_updates_taken = 0
         self._latest: Dict[str, TakenSnapshot] = {}
-        # Of shards each worker has a part in a snapshot.
+        # Whether a snapshot is gathered from the shards of all workers.
         self._is_gathered = False
 
     def on_start(
@@ -134,17 +133,17 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             if not self._is_gathered:
                 raise ConfigurationError(
                     'the callback "moving_average_snapshots" cannot write the averages of a model '
-                    f"that {type(wrapped).__name__} shards: they are not of whole parameters. With "
-                    '"torch_fsdp" they are'
+                    f"that {type(wrapped).__name__} shards, because they cannot be gathered into "
+                    'whole parameters: use the accelerator "torch_fsdp"'
                 )
         for average in self._average.members():
             check_writable(average)
         if is_primary:
             for path, num_updates in snapshot_paths(self._path).items():
                 if num_updates > self._average.num_updates or path.suffix == PARTIAL:
-                    logger.info("Removing %s, which the training has not come to", path)
+                    logger.info("Removing %s, which is partial or later than the checkpoint", path)
                     path.unlink()
-            # What safetensors leaves of a file when it is killed.
+            # safetensors leaves such files when the process is killed.
             for temporary in self._path.glob(".tmp*"):
                 temporary.unlink()
         if self._average.num_updates and self._is_due_at_checkpoint(trainer):
@@ -205,7 +204,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         try:
             self._writing.wait()
         except Exception as error:
-            # What ended the training is what is raised.
+            # The exception that ended the training is raised instead of this one.
             logger.error("The last snapshot was not written: %s", error)
 
     def state_dict(self) -> Dict[str, Any]:
@@ -214,7 +213,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         return {}
 
     def _take(self, is_primary: bool) -> None:
-        # After this the files say what is missing.
+        # A snapshot that is not yet written would seem to be missing.
         self._writing.wait()
         if self._average.num_updates == 0 or not (is_primary or self._is_gathered):
             return
@@ -222,7 +221,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         own_names = dict(self.trainer.model.named_parameters())
 
         def own_name(name: str) -> str:
-            # The trainer averages the parameters of a `DistributedDataParallel`.
+            # `DistributedDataParallel` puts a prefix before the names.
             return name if name in own_names else name[len("module.") :]
 
         taken = {}
@@ -238,7 +237,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
 
     def _is_missing(self, path: Path, is_primary: bool) -> bool:
         is_missing = is_primary and not path.exists()
-        # What is gathered is written on each node, also where it was there already.
+        # All workers gather together, so every node writes if one of them lacks the snapshot.
         return any(from_all_workers(is_missing)) if self._is_gathered else is_missing
 
     def _write(self, taken: Dict[Path, TakenSnapshot]) -> None:

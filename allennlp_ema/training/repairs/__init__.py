@@ -1,6 +1,6 @@
 """
-What AllenNLP 2.10.1 needs on a current torch, and for averages that are right. Each repair says
-why, and is made once, and only where it is needed.
+Repairs of AllenNLP 2.10.1, for current versions of torch and for right averages. The docstring of
+each repair gives the reason. A repair is made once, and only if it is needed.
 """
 
 import os
@@ -24,34 +24,34 @@ from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAver
 
 from allennlp_ema.training.repairs.averages import load_states_into_the_live_tensors
 from allennlp_ema.training.repairs.best_model import (
-    go_on_with_the_best_model_of_the_checkpoint,
+    continue_with_the_best_model_of_the_checkpoint,
     write_whole_best_models,
     write_whole_metrics_and_archives,
 )
 from allennlp_ema.training.repairs.checkpoints import (
-    let_every_worker_note_a_checkpoint,
-    pass_over_foreign_checkpoints,
     read_the_newest_whole_checkpoint,
+    record_checkpoints_on_every_worker,
     save_raw_weights_during_validation,
+    skip_foreign_checkpoints,
     write_whole_checkpoints,
 )
 from allennlp_ema.training.repairs.messages import (
-    leave_out_what_only_allennlp_could_heed,
-    name_the_type_that_was_meant,
-    say_what_may_stand_under_moving_average,
+    explain_a_wrong_moving_average,
+    ignore_deprecation_warnings_of_the_trainer,
+    suggest_the_nearest_type,
 )
 from allennlp_ema.training.repairs.schedulers import (
     keep_what_combined_had_set,
     restore_gradual_unfreezing,
 )
 from allennlp_ema.training.repairs.several_nodes import (
-    go_on_with_other_workers,
-    let_each_node_keep_its_own_checkpoints,
+    continue_with_other_workers,
+    remove_old_checkpoints_on_each_node,
 )
 from allennlp_ema.training.repairs.torch_versions import (
+    allow_losses_in_bfloat16,
+    allow_numpy_numbers_in_checkpoints,
     leave_verbose_out_of_reduce_on_plateau,
-    let_checkpoints_hold_numpy_numbers,
-    let_losses_be_of_bfloat16,
     reduce_on_plateau_takes_no_verbose,
     torch_load_is_strict,
 )
@@ -72,7 +72,7 @@ def always() -> bool:
 
 
 def are_left_out() -> bool:
-    """Whether the repairs that only a training with an average needs are to be left out."""
+    """Whether to leave out the repairs that only a training with an average needs."""
     return os.environ.get("ALLENNLP_EMA_REPAIRS") == "0"
 
 
@@ -81,14 +81,14 @@ class Repair(NamedTuple):
     # Parameters
 
     make : `Callable[[], None]`
-        Makes the repair. Its name is the repair's name, its docstring the reason.
+        Makes the repair. Its name is the repair's name, and its docstring is the reason.
     of : `Any`
-        The class or module that is repaired. It carries the mark that this was done, since it stays
-        what it is when this package is imported a second time.
+        The class or module that is repaired. It is marked as repaired, because it stays the same
+        when this package is imported a second time.
     is_needed : `Callable[[], bool]`, optional (default = `always`)
-        The condition, that the installed torch calls for it, say.
+        Whether the repair is needed, for example with the installed torch.
     without_averages : `bool`, optional (default = `False`)
-        Whether a training without an average needs it too.
+        Whether a training without an average needs the repair too.
     """
 
     make: Callable[[], None]
@@ -99,7 +99,7 @@ class Repair(NamedTuple):
 
 REPAIRS = [
     Repair(
-        let_checkpoints_hold_numpy_numbers,
+        allow_numpy_numbers_in_checkpoints,
         of=torch.serialization,
         is_needed=torch_load_is_strict,
         without_averages=True,
@@ -110,18 +110,16 @@ REPAIRS = [
         is_needed=reduce_on_plateau_takes_no_verbose,
         without_averages=True,
     ),
-    Repair(leave_out_what_only_allennlp_could_heed, of=warnings, without_averages=True),
-    Repair(name_the_type_that_was_meant, of=Params, without_averages=True),
-    Repair(
-        say_what_may_stand_under_moving_average, of=AllenNLPMovingAverage, without_averages=True
-    ),
+    Repair(ignore_deprecation_warnings_of_the_trainer, of=warnings, without_averages=True),
+    Repair(suggest_the_nearest_type, of=Params, without_averages=True),
+    Repair(explain_a_wrong_moving_average, of=AllenNLPMovingAverage, without_averages=True),
     Repair(
         warn_that_repairs_are_left_out,
         of=GradientDescentTrainer,
         is_needed=are_left_out,
         without_averages=True,
     ),
-    Repair(let_losses_be_of_bfloat16, of=nn_util, without_averages=True),
+    Repair(allow_losses_in_bfloat16, of=nn_util, without_averages=True),
     Repair(take_the_average_of_the_optimizer, of=GradientDescentTrainer),
     Repair(start_from_what_the_model_holds, of=GradientDescentTrainer),
     Repair(begin_an_average_that_the_checkpoint_lacks, of=GradientDescentTrainer),
@@ -129,16 +127,16 @@ REPAIRS = [
     Repair(count_the_batches_of_every_worker, of=GradientDescentTrainer),
     Repair(wait_for_the_average_before_the_best_model_is_loaded, of=GradientDescentTrainer),
     Repair(decide_on_validation_when_the_epoch_begins, of=ShouldValidateCallback),
-    Repair(let_every_worker_note_a_checkpoint, of=Checkpointer),
+    Repair(record_checkpoints_on_every_worker, of=Checkpointer),
     Repair(write_whole_checkpoints, of=Checkpointer),
     Repair(save_raw_weights_during_validation, of=Checkpointer),
     Repair(read_the_newest_whole_checkpoint, of=Checkpointer),
-    Repair(pass_over_foreign_checkpoints, of=GradientDescentTrainer),
+    Repair(skip_foreign_checkpoints, of=GradientDescentTrainer),
     Repair(write_whole_best_models, of=GradientDescentTrainer),
-    Repair(go_on_with_the_best_model_of_the_checkpoint, of=GradientDescentTrainer),
+    Repair(continue_with_the_best_model_of_the_checkpoint, of=GradientDescentTrainer),
     Repair(write_whole_metrics_and_archives, of=archival),
-    Repair(let_each_node_keep_its_own_checkpoints, of=Checkpointer),
-    Repair(go_on_with_other_workers, of=training_util),
+    Repair(remove_old_checkpoints_on_each_node, of=Checkpointer),
+    Repair(continue_with_other_workers, of=training_util),
     Repair(restore_gradual_unfreezing, of=SlantedTriangular),
     Repair(keep_what_combined_had_set, of=CombinedLearningRateScheduler),
     Repair(load_states_into_the_live_tensors, of=AllenNLPMovingAverage),
@@ -149,8 +147,8 @@ _MARK = "_repaired_by_allennlp_ema"
 
 def repair_allennlp() -> None:
     """
-    Makes every repair that is needed and was not made yet. With `ALLENNLP_EMA_REPAIRS=0` in the
-    environment it leaves out those that a training without an average does not need.
+    Makes every repair that is needed and was not made yet. `ALLENNLP_EMA_REPAIRS=0` in the
+    environment leaves out the repairs that a training without an average does not need.
     """
     for repair in REPAIRS:
         name = repair.make.__name__

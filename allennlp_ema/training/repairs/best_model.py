@@ -1,5 +1,5 @@
 """
-What AllenNLP's trainer needs for `best.th`, the metrics and the archive to be of the same epoch.
+Repairs of AllenNLP that keep `best.th`, the metrics and the archive at the same epoch.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 def write_whole_best_models() -> None:
     """
-    A process that was killed while it wrote `best.th` left a part of it, with which every
-    `--recover` failed at its end. And the best model from before was gone, though the checkpoint
-    from which a training goes on may still have that as its best.
+    A process that was killed while it wrote `best.th` left a partial file, and then every
+    `--recover` failed at its end. The previous best model was lost too. But it may be the best
+    model of the checkpoint from which a training continues.
     """
     trainer: Any = GradientDescentTrainer
     save_model_state, finalize = trainer._save_model_state, trainer._finalize_best_model_state
@@ -47,7 +47,7 @@ def write_whole_best_models() -> None:
     def consolidate(self: Any) -> None:
         wrapped = self._ddp_wrapped_model
         if hasattr(wrapped, "whole_state_dict"):
-            _say_where_shards_are(self)
+            _warn_that_shards_remain(self)
         elif wrapped is not None and wrapped.is_sharded:
             logger.info("Consolidating sharded model states")
             directory = Path(self._serialization_dir)
@@ -68,17 +68,17 @@ def write_whole_best_models() -> None:
     checkpointer.save_checkpoint = save_and_tidy
 
 
-def go_on_with_the_best_model_of_the_checkpoint() -> None:
+def continue_with_the_best_model_of_the_checkpoint() -> None:
     """
-    The trainer writes `best.th` after the checkpoint that calls its epoch the best. Killed between
-    the two, `--recover` ended with the model of another epoch. And a training that was over by its
-    patience was trained on, and lost the metrics of its last epoch, as every finished one did.
+    The trainer writes `best.th` after the checkpoint that names its epoch as the best one. After a
+    kill between the two, `--recover` ended with the model of another epoch. And `--recover` of a
+    finished training lost the metrics of the last epoch, and trained on after an early stop.
     """
     trainer: Any = GradientDescentTrainer
     try_train = trainer._try_train
 
     @functools.wraps(try_train)
-    def go_on_with_the_best_model(self: Any) -> Any:
+    def continue_with_the_best_model(self: Any) -> Any:
         epochs, batches = _restored_point(self)
         last_metrics = _metrics_of(self, epochs - 1) if batches == 0 else {}
         if (epochs, batches) > (0, 0):
@@ -93,14 +93,14 @@ def go_on_with_the_best_model_of_the_checkpoint() -> None:
         _write_whole_best_model(self)
         if best_model_file_of(self).is_own:
             best_model_file_of(self).remove_previous()
-        # Without another epoch there are no others.
+        # Without another epoch the trainer returns no metrics of an epoch.
         return metrics if "epoch" in metrics else {**metrics, **last_metrics}, epoch
 
-    trainer._try_train = go_on_with_the_best_model
+    trainer._try_train = continue_with_the_best_model
 
 
 def _write_whole_best_model(trainer: Any) -> None:
-    """What shards of `fully_shard` make together, which is what the workers hold by now."""
+    """Writes the whole best model of `fully_shard`. All workers hold their shards of it by now."""
     wrapped = trainer._ddp_wrapped_model
     if hasattr(wrapped, "whole_state_dict") and trainer._best_model_filename is not None:
         whole = wrapped.whole_state_dict()
@@ -110,14 +110,13 @@ def _write_whole_best_model(trainer: Any) -> None:
                 torch.save(whole, file)
 
 
-def _say_where_shards_are(trainer: Any) -> None:
+def _warn_that_shards_remain(trainer: Any) -> None:
     if Path(trainer._best_model_filename or "").name.startswith("best_w"):
         logger.warning(
-            "The training has not come to its end, and so best.th, which the workers write "
-            "together, is not written: the best model so far is in the shards best_w*.th, with "
-            "which --recover goes on"
+            "The training did not finish, so the workers have not written best.th together: the "
+            "best model so far is in the shards best_w*.th, and --recover continues with them"
         )
-        # Who ends a training by hand would get a shard in model.tar.gz.
+        # Otherwise AllenNLP would archive a shard when a training is interrupted by Ctrl-C.
         trainer._best_model_filename = None
 
 
@@ -129,7 +128,7 @@ def _restored_point(trainer: Any) -> PointInTime:
 
 
 def _metrics_of(trainer: Any, epoch: int) -> Dict[str, Any]:
-    """What the trainer wrote of its metrics after `epoch`; nothing if that is not there."""
+    """The metrics that the trainer wrote after `epoch`. Empty if there are none."""
     for name in ("metrics.json", f"metrics_epoch_{epoch}.json"):
         with contextlib.suppress(OSError, ValueError):
             metrics = json.loads((Path(trainer._serialization_dir) / name).read_text())
@@ -140,10 +139,10 @@ def _metrics_of(trainer: Any, epoch: int) -> Dict[str, Any]:
 
 def _find_best_model(trainer: Any, is_newest: bool) -> None:
     best, average = best_model_file_of(trainer), trainer._moving_average
-    best.take_over_shards()
+    best.reshard()
     trainer._best_model_filename = str(best.path)
     if is_newest:
-        # The checkpoint has it too. All workers may be needed to compute its statistics.
+        # The checkpoint's model is the best. All workers may be needed to compute its statistics.
         with average_values_of(average):
             if best.is_own:
                 trainer._save_model_state(best.path)
@@ -154,8 +153,8 @@ def _find_best_model(trainer: Any, is_newest: bool) -> None:
         tracker = trainer._metric_tracker
         if tracker.best_epoch is not None:
             logger.warning(
-                "The model of epoch %s, the best so far, is lost: the next that is validated is "
-                "taken for the best",
+                "The best model so far, of epoch %s, is lost: the next validated model counts as "
+                "the best",
                 tracker.best_epoch,
             )
         tracker._best_so_far, tracker.best_epoch, tracker.best_epoch_metrics = None, None, {}
@@ -163,8 +162,8 @@ def _find_best_model(trainer: Any, is_newest: bool) -> None:
 
 def write_whole_metrics_and_archives() -> None:
     """
-    A process that was killed while it wrote `metrics.json` or `model.tar.gz` left a part of it,
-    also in the place of one that was whole.
+    A process that was killed while it wrote `metrics.json` or `model.tar.gz` left a partial file,
+    even if there was a whole one before.
     """
     dump_metrics, archive_model = common_util.dump_metrics, archival.archive_model
 

@@ -1,5 +1,5 @@
 """
-What AllenNLP's checkpoints need to hold what a recovered training goes on from.
+Repairs of AllenNLP's checkpoints, without which `--recover` fails or uses wrong weights.
 """
 
 import functools
@@ -14,36 +14,36 @@ from allennlp_ema.training.checkpoint_files import (
     find_checkpoints,
     from_all_workers,
     load_newest_checkpoint,
-    pass_over_loaded,
+    skip_loaded,
     written_checkpoint,
 )
 from allennlp_ema.training.checkpointer import SwappingCheckpointer
 from allennlp_ema.training.sharded_states import without_shards
 
 
-def let_every_worker_note_a_checkpoint() -> None:
+def record_checkpoints_on_every_worker() -> None:
     """
-    In a distributed training only the primary worker noted that a checkpoint was saved. With
-    `save_every_num_batches` all others went to save another one after each of the batches that
-    followed, so that workers could not do anything together when a checkpoint is due.
+    In a distributed training only the primary worker recorded that a checkpoint was saved. With
+    `save_every_num_batches` all other workers tried to save again after each of the next batches.
+    So the workers could not do anything together when a checkpoint was due.
     """
     checkpointer: Any = Checkpointer
     save_checkpoint = checkpointer.save_checkpoint
 
     @functools.wraps(save_checkpoint)
-    def save_and_note(self: Any, trainer: Any) -> None:
+    def save_and_record(self: Any, trainer: Any) -> None:
         save_checkpoint(self, trainer)
         if isinstance(trainer, GradientDescentTrainer):
             self._last_save_num_epochs_completed = trainer._epochs_completed
             self._last_save_num_batches_in_epoch_completed = trainer._batches_in_epoch_completed
 
-    checkpointer.save_checkpoint = save_and_note
+    checkpointer.save_checkpoint = save_and_record
 
 
 def save_raw_weights_during_validation() -> None:
     """
-    A checkpoint that a callback saves in the midst of a validation held the averages in the place
-    of the raw weights, which were lost: `--recover` went on from the averages.
+    A checkpoint that a callback saved in the middle of a validation held the averages instead of
+    the raw weights. So `--recover` continued from the averages, and the raw weights were lost.
     """
     checkpointer: Any = Checkpointer
     save_checkpoint = checkpointer.save_checkpoint
@@ -66,8 +66,8 @@ def save_raw_weights_during_validation() -> None:
 
 def write_whole_checkpoints() -> None:
     """
-    A process that was killed while it wrote a checkpoint left a part of it, with which every
-    `--recover` failed, and which the training that came to that point again took for written.
+    A process that was killed while it wrote a checkpoint left a partial file, and then every
+    `--recover` failed. A training that reached that point again did not replace the file.
     """
     checkpointer: Any = Checkpointer
     save_checkpoint = checkpointer.save_checkpoint
@@ -80,10 +80,10 @@ def write_whole_checkpoints() -> None:
 
     @functools.wraps(save_checkpoint)
     def write_whole(self: Any, trainer: Any) -> None:
-        # That one has written its own by now.
+        # `SwappingCheckpointer` has already written its files.
         if not isinstance(self, SwappingCheckpointer):
             write(self, trainer.get_checkpoint_state())
-        # Finds the files there, and does what is left to do.
+        # AllenNLP does not write files that exist, but it removes old checkpoints.
         save_checkpoint(self, trainer)
 
     checkpointer.save_checkpoint = write_whole
@@ -92,8 +92,8 @@ def write_whole_checkpoints() -> None:
 
 def read_the_newest_whole_checkpoint() -> None:
     """
-    `--recover` failed if the newest checkpoint could not be read, though others could. And from one
-    of the checkpointer `swapping` it went on with the averages in the place of the raw weights.
+    `--recover` failed if the newest checkpoint could not be read, even if others could. And from a
+    checkpoint of the checkpointer `swapping` it continued with averages instead of raw weights.
     """
     checkpointer: Any = Checkpointer
     find_latest_checkpoint = checkpointer.find_latest_checkpoint
@@ -101,23 +101,23 @@ def read_the_newest_whole_checkpoint() -> None:
 
     @functools.wraps(load_checkpoint)
     def load_newest(self: Any) -> Optional[TrainerCheckpoint]:
-        # Some choose by themselves.
+        # A subclass may choose a checkpoint itself.
         is_own_choice = type(self).find_latest_checkpoint is not find_latest_checkpoint
         return load_checkpoint(self) if is_own_choice else load_newest_checkpoint(self)
 
     checkpointer.load_checkpoint = load_newest
 
 
-def pass_over_foreign_checkpoints() -> None:
+def skip_foreign_checkpoints() -> None:
     """
-    `--recover` failed if the newest checkpoint was not of this training: if its model had other
-    parameters, say.
+    `--recover` failed if the newest checkpoint was of another training, for example of a model with
+    other parameters.
     """
     trainer: Any = GradientDescentTrainer
     restore = trainer._maybe_restore_checkpoint
 
     @functools.wraps(restore)
-    def restore_passing_over(self: Any) -> None:
+    def restore_or_skip(self: Any) -> None:
         first_error: Optional[Exception] = None
         while True:
             error = None
@@ -128,7 +128,7 @@ def pass_over_foreign_checkpoints() -> None:
             if not any(from_all_workers(error is not None)):
                 return
             first_error = first_error or error
-            if not pass_over_loaded(self._checkpointer, error):
-                raise first_error or RuntimeError("another worker could not go on")
+            if not skip_loaded(self._checkpointer, error):
+                raise first_error or RuntimeError("another worker could not continue")
 
-    trainer._maybe_restore_checkpoint = restore_passing_over
+    trainer._maybe_restore_checkpoint = restore_or_skip

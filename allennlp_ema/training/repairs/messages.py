@@ -1,5 +1,5 @@
 """
-What AllenNLP says, and lets torch say, in places where a user cannot tell what to do.
+Repairs of AllenNLP's errors and warnings that do not tell a user what to do.
 """
 
 import warnings
@@ -15,11 +15,11 @@ from allennlp_ema.common.json_values import misfit
 from allennlp_ema.common.nearest_names import did_you_mean
 
 
-def say_what_may_stand_under_moving_average() -> None:
+def explain_a_wrong_moving_average() -> None:
     """
-    The trainer asks AllenNLP's own base class for an average. That one calls `"moving_average":
-    0.999` "a `params` object that was not a `Params`", and of a misspelt `"type"` it does not say
-    which was meant.
+    The trainer asks AllenNLP's own base class for an average. The error of that class calls
+    `"moving_average": 0.999` "a `params` object that was not a `Params`". It suggests no name for a
+    misspelt `"type"`.
     """
     stock = vars(AllenNLPMovingAverage).get("from_params", AllenNLPMovingAverage.from_params)
 
@@ -41,11 +41,11 @@ def say_what_may_stand_under_moving_average() -> None:
     average.from_params = classmethod(from_params)
 
 
-def name_the_type_that_was_meant() -> None:
+def suggest_the_nearest_type() -> None:
     """
-    Callbacks, checkpointers and optimizers are chosen by AllenNLP's own base classes, whose error
-    lists all that are registered, and leaves it to the reader to find the one that was meant. It is
-    named if it is one of this package, or an average or schedule of somebody else.
+    AllenNLP's own base classes choose callbacks, checkpointers and optimizers. Their errors list
+    all registered names, but do not suggest the nearest one. It is added to the error if it belongs
+    to this package, or to an average or schedule of a user.
     """
     params: Any = Params
     stock = params.pop_choice
@@ -73,12 +73,12 @@ def _explained_names() -> List[str]:
     ]
 
 
-def leave_out_what_only_allennlp_could_heed() -> None:
+def ignore_deprecation_warnings_of_the_trainer() -> None:
     """
     AllenNLP's trainer calls `torch.cuda.amp`, which torch 2.4 deprecated, in each training and
-    validation, with and without `use_amp`: four lines of a warning that nobody but AllenNLP could
-    do anything about. It is left out where AllenNLP's trainer causes it, and nowhere else; whoever
-    asks for warnings with `-W` or `PYTHONWARNINGS` still gets it.
+    validation, even without `use_amp`. Users can do nothing about the four lines of warning. They
+    are left out only where AllenNLP's trainer causes them, and `-W` or `PYTHONWARNINGS` shows them
+    again.
     """
     warnings.filterwarnings(
         "ignore",

@@ -1,5 +1,5 @@
 """
-What AllenNLP needs to train on several nodes, and to go on with other workers.
+Repairs of AllenNLP for trainings on several nodes, and for `--recover` with other workers.
 """
 
 import functools
@@ -12,14 +12,14 @@ from allennlp.models.archival import CONFIG_NAME
 from allennlp.training import util as training_util
 from allennlp.training.checkpointer import Checkpointer
 
-# Which workers there are, in the configuration under "distributed".
+# The keys under "distributed" in a configuration that select the workers.
 _WORKERS = ("cuda_devices", "num_nodes", "primary_address", "primary_port")
 
 
-def let_each_node_keep_its_own_checkpoints() -> None:
+def remove_old_checkpoints_on_each_node() -> None:
     """
-    Each node writes checkpoints into its own directory, but only the first one removed old ones:
-    the disks of the others filled up.
+    Each node writes checkpoints into its own directory, but only the first node removed old ones.
+    So the disks of the other nodes filled up.
     """
     checkpointer: Any = Checkpointer
 
@@ -30,10 +30,10 @@ def let_each_node_keep_its_own_checkpoints() -> None:
     checkpointer._is_primary = property(is_primary_of_its_node)
 
 
-def go_on_with_other_workers() -> None:
+def continue_with_other_workers() -> None:
     """
     `--recover` refused a configuration with other `cuda_devices`, another number of nodes or
-    another address of the first one, which a cluster gives to each job anew.
+    another address of the first node. But a cluster may change these with each job.
     """
     module: Any = training_util
     create = module.create_serialization_dir

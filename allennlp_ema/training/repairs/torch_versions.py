@@ -1,5 +1,5 @@
 """
-What AllenNLP 2.10.1 needs to run on a current torch.
+Repairs without which AllenNLP 2.10.1 fails on current versions of torch.
 """
 
 import functools
@@ -18,17 +18,17 @@ def torch_load_is_strict() -> bool:
     return TorchVersion(torch.__version__) >= "2.6"
 
 
-def let_checkpoints_hold_numpy_numbers() -> None:
+def allow_numpy_numbers_in_checkpoints() -> None:
     """
-    From torch 2.6 on, `torch.load` refuses whatever is not on its list, and numpy's scalars are
-    not. AllenNLP's `cosine` scheduler computes the learning rate with numpy, so with it no
-    checkpoint could be read and every `--recover` failed.
+    Since torch 2.6, `torch.load` refuses all types that are not on its list, numpy's scalars among
+    them. AllenNLP's `cosine` scheduler computes the learning rate with numpy. So no checkpoint with
+    it could be read, and every `--recover` failed.
     """
     scalar: Any = numpy.float64(0).__reduce__()[0]
     numbers = [numpy.dtype(name) for name in ("float32", "float64", "int32", "int64", "bool")]
     torch.serialization.add_safe_globals(
         [
-            # Numpy 1 and numpy 2 name the function differently in what they write.
+            # Numpy 1 and numpy 2 write different names for this function.
             (scalar, "numpy.core.multiarray.scalar"),
             (scalar, "numpy._core.multiarray.scalar"),
             numpy.dtype,
@@ -44,8 +44,8 @@ def reduce_on_plateau_takes_no_verbose() -> bool:
 
 def leave_verbose_out_of_reduce_on_plateau() -> None:
     """
-    AllenNLP's `reduce_on_plateau` scheduler always passes `verbose`, which torch 2.7 removed, so
-    with it no training started.
+    AllenNLP's `reduce_on_plateau` scheduler always passes `verbose`, which torch 2.7 removed. So no
+    training with it started.
     """
     torch_scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau
     scheduler: Any = ReduceOnPlateauLearningRateScheduler
@@ -61,10 +61,10 @@ def leave_verbose_out_of_reduce_on_plateau() -> None:
     scheduler.__init__ = __init__
 
 
-def let_losses_be_of_bfloat16() -> None:
+def allow_losses_in_bfloat16() -> None:
     """
-    AllenNLP has no tiny value of bfloat16 against divisions by zero, so with it most of its losses
-    ended in a `TypeError`. The range is that of float32, and so is the value.
+    Most of AllenNLP's losses failed with a `TypeError`, because there was no tiny value of bfloat16
+    against divisions by zero. That of float32 fits, because both dtypes have the same range.
     """
     stock = nn_util.tiny_value_of_dtype
 
