@@ -9,7 +9,8 @@
 #   make docs          the documentation, into build/docs: open build/docs/index.html
 #   make lint          ruff and mypy; make format applies ruff's formatting
 #   make dist          dist/, the sdist and the wheel: built, checked, and tested as they are installed: docs/releasing.md
-#   make experiments   what averaging buys on the treebank in the folder UD_EWT: experiments/README.md, an hour on 2 cores
+#   make experiments   what averaging buys, on a treebank's tags in UD_EWT and its trees in UD_EWT_PARSES:
+#                      experiments/README.md, hours on 2 cores; TASK=tagger for one task alone
 #   make benchmark     how fast, against whom: benchmarks/README.md, 20 minutes on one core; UD_EWT as above, for a part
 #   make install       $(VENV) from $(PYTHON), skipped when nothing changed
 #   make lock          requirements/python3.N.txt afresh for $(PYTHON), from requirements/*.in
@@ -127,7 +128,8 @@ distributions:
 	.venv-dist/bin/twine check --strict dist/*
 
 experiments: treebank install
-	$(BIN)/python -m experiments.run
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/allennlp_models -r experiments/requirements.txt
+	$(BIN)/python -m experiments.run $(TASK)
 
 treebank:
 	$(if $(wildcard $(UD_EWT)/train.tsv),,$(error Set UD_EWT to the folder of a treebank's train.tsv and dev.tsv))

@@ -1,5 +1,5 @@
 // AllenNLP's own exponential average at its default.
-(import 'tagger.libsonnet') + {
+(import 'task.libsonnet') + {
   trainer+: {
     moving_average: { type: 'allennlp.training.moving_average.ExponentialMovingAverage' },
   },

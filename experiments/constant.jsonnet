@@ -1,4 +1,4 @@
 // Constant learning rate: raw weights and every average.
-(import 'tagger.libsonnet') + {
+(import 'task.libsonnet') + {
   trainer+: { moving_average: import 'every_average.libsonnet' },
 }

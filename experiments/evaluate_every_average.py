@@ -11,6 +11,7 @@ from allennlp.training.util import evaluate
 from allennlp_ema import BankMovingAverage
 
 RAW = "raw"
+METRICS = ("accuracy", "LAS", "UAS", "loss")
 
 
 @TrainerCallback.register("evaluate_every_average")
@@ -20,6 +21,9 @@ class EvaluateEveryAverage(TrainerCallback):
     on the validation data, by AllenNLP's own evaluation, into `evaluations.json` in the
     serialization directory. Training is left as it is, bit for bit, so that what one run gives is
     exactly paired.
+
+    After the last epoch each is also evaluated on two halves of the validation data (every second
+    batch each), so that a choice made on one half can be tried on the other.
 
     Registered as a `TrainerCallback` with name "evaluate_every_average".
 
@@ -61,27 +65,27 @@ class EvaluateEveryAverage(TrainerCallback):
     ) -> None:
         self._results["wall_seconds"].append(time.perf_counter() - self._wall_start)
         self._results["cpu_seconds"].append(time.process_time() - self._cpu_start)
-        if (epoch + 1) % self.every_num_epochs == 0:
-            self._evaluate(trainer, epoch, RAW)
+        is_last = epoch + 1 == trainer._num_epochs
+        if (epoch + 1) % self.every_num_epochs == 0 or is_last:
+            self._evaluate(trainer, epoch, RAW, is_last)
             for name, average in _averages(trainer._moving_average).items():
                 average.assign_average_value()
                 try:
-                    self._evaluate(trainer, epoch, name)
+                    self._evaluate(trainer, epoch, name, is_last)
                 finally:
                     average.restore()
         dump_metrics(os.path.join(self.serialization_dir, "evaluations.json"), self._results)
         self._start_clocks()
 
-    def _evaluate(self, trainer: GradientDescentTrainer, epoch: int, average: str) -> None:
-        metrics = evaluate(trainer.model, self._batches)
-        self._results["evaluations"].append(
-            {
-                "epoch": epoch + 1,
-                "average": average,
-                "accuracy": metrics["accuracy"],
-                "loss": metrics["loss"],
-            }
-        )
+    def _evaluate(
+        self, trainer: GradientDescentTrainer, epoch: int, average: str, is_last: bool
+    ) -> None:
+        evaluation = {"epoch": epoch + 1, "average": average, **_metrics(trainer, self._batches)}
+        if is_last:
+            evaluation["halves"] = [
+                _metrics(trainer, _Batches(self._batches[start::2])) for start in (0, 1)
+            ]
+        self._results["evaluations"].append(evaluation)
 
     def _start_clocks(self) -> None:
         self._wall_start = time.perf_counter()
@@ -99,6 +103,11 @@ class _Batches(list):
 
     def set_target_device(self, device: Any) -> None:
         pass
+
+
+def _metrics(trainer: GradientDescentTrainer, batches: "_Batches") -> Dict[str, float]:
+    metrics = evaluate(trainer.model, batches)
+    return {name: metrics[name] for name in METRICS if name in metrics}
 
 
 def _averages(moving_average: Any) -> Dict[str, Any]:

@@ -1,4 +1,2 @@
 // The learning rate falls linearly to zero: raw weights and every average.
-(import 'constant.jsonnet') + {
-  trainer+: { learning_rate_scheduler: { type: 'linear_with_warmup', warmup_steps: 0 } },
-}
+(import 'constant.jsonnet') + { trainer+: { learning_rate_scheduler+: { fraction: 1.0 } } }

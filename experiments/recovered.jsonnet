@@ -1,5 +1,5 @@
 // Killed in the middle and recovered, with the exponential average at its default.
-(import 'tagger.libsonnet') + {
+(import 'task.libsonnet') + {
   trainer+: {
     moving_average: { type: 'exponential' },
     checkpointer: {},

@@ -5,184 +5,212 @@ The tables of `experiments/README.md` and its pictures, from what is in `experim
 """
 
 import csv
-import json
 import re
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from statistics import mean
+from typing import Dict, List, Optional, Sequence
 
-from matplotlib.figure import Figure
-
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
-
-CONDITIONS = {
-    "full": "all data",
-    "noisy": "20% of the tags wrong",
-    "tenth": "10% of the data",
-}
-SCHEDULES = {"constant": "constant", "linear_decay": "linear to 0"}
-DEFAULT = "exponential 0.9999"
-WEIGHTS = [
-    "raw",
+from experiments.measurements import (
     DEFAULT,
-    "exponential 0.999",
-    "exponential 0.99",
-    "exponential 0.999, no warm-up",
-    "uniform from half-way",
-    "power function 0.05",
-    "power function 0.10",
-    "power function 0.20",
-    "polynomial 8",
-    "window, last quarter",
-]
-DRAWN = [
-    "raw",
-    DEFAULT,
-    "exponential 0.999, no warm-up",
-    "uniform from half-way",
-    "power function 0.05",
-    "power function 0.20",
-    "window, last quarter",
-]
+    RAW,
+    RESULTS,
+    BySeed,
+    Evaluation,
+    Result,
+    Row,
+    against,
+    best,
+    by_seed,
+    curve,
+    last,
+    load_results,
+    on_halves,
+    rows,
+    spread,
+)
+from experiments.pictures import accuracy_by_epoch, best_by_row, panels_of
+from experiments.plan import CONDITIONS, SCHEDULES, SEEDS
 
-Result = Dict[str, Any]
-
-
-class Best(NamedTuple):
-    """The evaluation that `best.th` would hold: the first of the highest accuracy."""
-
-    accuracy: float
-    loss: float
-    epoch: int
-
-
-def load_results(results: Path) -> List[Result]:
-    return [json.loads(path.read_text()) for path in sorted(results.glob("*-*-*.json"))]
-
-
-def curve(result: Result, weights: str) -> List[Dict[str, Any]]:
-    """The evaluations of one average in one run, by epoch."""
-    return [e for e in result["evaluations"] if e["average"] == weights]
-
-
-def best(result: Result, weights: str) -> Best:
-    evaluation = max(curve(result, weights), key=lambda e: e["accuracy"])
-    return Best(evaluation["accuracy"], evaluation["loss"], evaluation["epoch"])
-
-
-class Row(NamedTuple):
-    """One kind of weights under one learning rate schedule, over its seeds."""
-
-    number: str
-    schedule: str
-    title: str
-    weights: str
-    results: Dict[int, Result]
-
-    @property
-    def accuracies(self) -> Dict[int, float]:
-        """The best accuracy by seed, in percent."""
-        return {seed: 100 * best(r, self.weights).accuracy for seed, r in self.results.items()}
-
-    @property
-    def last_accuracies(self) -> Dict[int, float]:
-        """The accuracy at the last epoch by seed, in percent."""
-        return {
-            seed: 100 * curve(r, self.weights)[-1]["accuracy"] for seed, r in self.results.items()
-        }
-
-
-def rows(results: Sequence[Result], condition: str) -> List[Row]:
-    """All rows of a condition; one of which nothing was run has no results."""
-    found: List[Row] = []
-    for schedule in SCHEDULES:
-        runs = by_seed(results, condition, schedule)
-        for weights in WEIGHTS:
-            number = f"{condition[0].upper()}{len(found) + 1}"
-            found.append(Row(number, schedule, weights, weights, runs))
-    return found
-
-
-def by_seed(results: Sequence[Result], condition: str, config: str) -> Dict[int, Result]:
-    return {r["seed"]: r for r in results if (r["condition"], r["config"]) == (condition, config)}
-
-
-def against(one: Dict[int, float], other: Dict[int, float]) -> str:
-    """The differences in the seeds that both have."""
-    differences = [one[seed] - other[seed] for seed in one if seed in other]
-    return spread(differences, 2, signed=True) if differences else ""
-
-
-def spread(values: Sequence[float], digits: int, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):{sign}.{digits}f}{deviation}"
+README = Path(__file__).parent / "README.md"
+# What `moving_average_selection` would choose from: the raw weights and a bank of three.
+BANK_OF_THREE = (RAW, DEFAULT, "power function 0.05", "power function 0.20")
 
 
 def condition_table(results: Sequence[Result], condition: str) -> str:
-    all_rows = rows(results, condition)
-    raw = all_rows[0]
+    all_rows = list(rows(results, condition))
     allennlp = by_seed(results, condition, "allennlp_exponential")
-    number = f"{raw.number[0]}{len(all_rows) + 1}"
-    all_rows.append(Row(number, "constant", f"AllenNLP's own {DEFAULT}", "average", allennlp))
+    if allennlp:
+        number = f"{CONDITIONS[condition].letter}{len(all_rows) + 1}"
+        all_rows.append(Row(number, "constant", "average", allennlp))
+    if not all_rows:
+        return ""
+    raw = all_rows[0]
     table = []
     for row in all_rows:
-        runs = list(row.results.values())
-        if not runs:
-            continue
-        bests = [best(run, row.weights) for run in runs]
-        last_losses = [curve(run, row.weights)[-1]["loss"] for run in runs]
-        wall = mean(run["wall_seconds"] for run in runs) / 60
-        cpu = mean(run["cpu_seconds"] for run in runs) / 60
+        runs = row.runs.values()
+        own = row.weights == "average"
         table.append(
             [
                 row.number,
-                SCHEDULES[row.schedule],
-                row.title,
-                spread(list(row.accuracies.values()), 2),
-                "" if row is raw else against(row.accuracies, raw.accuracies),
-                spread([b.loss for b in bests], 3),
-                ", ".join(str(b.epoch) for b in bests),
-                spread(list(row.last_accuracies.values()), 2),
-                "" if row is raw else against(row.last_accuracies, raw.last_accuracies),
-                spread(last_losses, 3),
-                f"{wall:.1f} ({cpu:.1f})",
+                SCHEDULES[row.config],
+                f"AllenNLP's own {DEFAULT}" if own else row.weights,
+                spread(list(row.bests.values()), 2),
+                "" if row is raw else against(row.bests, raw.bests),
+                spread([best(run, row.weights).loss for run in runs], 3),
+                ", ".join(str(best(run, row.weights).epoch) for run in runs),
+                spread(list(row.lasts.values()), 2),
+                "" if row is raw else against(row.lasts, raw.lasts),
+                spread([last(run, row.weights).loss for run in runs], 3),
+                _minutes(runs),
             ]
         )
-    header = [
-        "row",
-        "learning rate",
-        "weights",
-        "accuracy, %",
-        f"against {raw.number}",
-        "loss",
-        "best epoch, by seed",
-        "accuracy at the last epoch",
-        f"against {raw.number}",
-        "loss",
-        "minutes (of CPU)",
-    ]
-    return markdown(header, table)
+    metric = CONDITIONS[condition].metric
+    header = ["row", "learning rate", "weights", f"{metric}, %", f"against {raw.number}", "loss"]
+    header += ["best epoch, by seed", f"{metric} at the last epoch", f"against {raw.number}"]
+    return markdown([*header, "loss", "minutes (of CPU)"], table)
 
 
-def epoch_table(columns: Dict[str, Optional[List[Dict[str, Any]]]]) -> str:
+def _minutes(runs: Sequence[Result]) -> str:
+    wall, cpu = (mean(run[key] for run in runs) / 60 for key in ("wall_seconds", "cpu_seconds"))
+    return f"{wall:.1f} ({cpu:.1f})"
+
+
+def instead_table(results: Sequence[Result], condition: str) -> str:
+    """Averaging in the place of decay: at the last epoch, over as much of the training."""
+    constant = by_seed(results, condition, "constant")
+    table = []
+    for percent in (50, 20, 10):
+        decayed = by_seed(results, condition, f"last_{percent}")
+        if not decayed or not constant:
+            continue
+        raw, falling, averaged = (
+            {seed: last(run, weights).value for seed, run in runs.items()}
+            for runs, weights in (
+                (constant, RAW),
+                (decayed, RAW),
+                (constant, f"uniform, last {percent}%"),
+            )
+        )
+        table.append(
+            [
+                f"{percent}%",
+                spread(list(falling.values()), 2),
+                spread(list(averaged.values()), 2),
+                against(averaged, falling),
+                against(falling, raw),
+                against(averaged, raw),
+            ]
+        )
+    header = ["last part", "raw, the learning rate falls to 0", "mean, constant learning rate"]
+    header += ["mean against falling", "falling against raw at a constant rate", "mean against it"]
+    return markdown(header, table) if table else ""
+
+
+def choice_table(results: Sequence[Result]) -> str:
+    """What a choice on one half of the dev set is worth on the other, after the last epoch."""
+    table = []
+    for condition, described in CONDITIONS.items():
+        for config, schedule in SCHEDULES.items():
+            runs = by_seed(results, condition, config)
+            halves = {seed: on_halves(run) for seed, run in runs.items()}
+            if not halves or not all(half for each in halves.values() for half in each):
+                continue
+            raw = {seed: mean(half[RAW] for half in each) for seed, each in halves.items()}
+            default = {seed: mean(half[DEFAULT] for half in each) for seed, each in halves.items()}
+            names = list(next(iter(halves.values()))[0])
+            three = [name for name in BANK_OF_THREE if name in names]
+            hindsight = max(
+                names,
+                key=lambda name: mean(half[name] for each in halves.values() for half in each),
+            )
+            fixed = {seed: mean(half[hindsight] for half in each) for seed, each in halves.items()}
+            table.append(
+                [
+                    described.title,
+                    schedule,
+                    spread(list(raw.values()), 2),
+                    against(default, raw),
+                    against(_chosen(halves, three), raw),
+                    against(_chosen(halves, names), raw),
+                    f"{against(fixed, raw)} ({hindsight})",
+                ]
+            )
+    header = ["condition", "learning rate", "raw", DEFAULT, "chosen of raw and three averages"]
+    header += ["chosen of raw and all", "the best of all in hindsight"]
+    return markdown(header, table) if table else ""
+
+
+def _chosen(halves: Dict[int, List[BySeed]], names: Sequence[str]) -> BySeed:
+    return {
+        seed: mean(
+            there[max(names, key=lambda name: here[name])]
+            for here, there in ((one, other), (other, one))
+        )
+        for seed, (one, other) in halves.items()
+    }
+
+
+def feedback_table(results: Sequence[Result]) -> str:
+    table = []
+    for condition, described in CONDITIONS.items():
+        constant = by_seed(results, condition, "constant")
+        for config, method in {"switch": "Switch EMA", "lookahead": "Lookahead"}.items():
+            runs = by_seed(results, condition, config)
+            if not runs or not constant:
+                continue
+            rest = Row("", config, RAW, runs), Row("", config, "average", runs)
+            raw, average = Row("", "", RAW, constant), Row("", "", DEFAULT, constant)
+            table.append(
+                [
+                    described.title,
+                    method,
+                    *(spread(list(row.bests.values()), 2) for row in rest),
+                    against(rest[0].bests, raw.bests),
+                    against(rest[1].bests, average.bests),
+                    against(rest[0].lasts, raw.lasts),
+                    against(rest[1].lasts, average.lasts),
+                ]
+            )
+    header = ["condition", "fed back by", "raw, %", "average, %", "raw against raw without"]
+    header += [f"average against {DEFAULT} without", "at the last epoch: raw", "average"]
+    return markdown(header, table) if table else ""
+
+
+def soup_table(results: Sequence[Result]) -> str:
+    table = []
+    for run in by_seed(results, "tagger", "soup").values():
+        measured = {e["average"]: 100 * e["accuracy"] for e in run["evaluations"]}
+        for start in ("one start", "own starts"):
+            models = [measured[f"{start}, seed {seed}"] for seed in SEEDS]
+            soups = [measured[f"{start}, {kind} soup"] for kind in ("uniform", "greedy")]
+            table.append(
+                [
+                    start,
+                    ", ".join(f"{value:.2f}" for value in models),
+                    f"{max(models):.2f}",
+                    *(f"{soup:.2f} ({soup - max(models):+.2f})" for soup in soups),
+                ]
+            )
+    header = ["three models from", "accuracy, %", "the best of them", "uniform soup", "greedy soup"]
+    return markdown(header, table) if table else ""
+
+
+def epoch_table(columns: Dict[str, Optional[List[Evaluation]]]) -> str:
     """Accuracy and loss by epoch of several curves beside each other."""
     there = {name: c for name, c in columns.items() if c}
-    epochs = sorted({e["epoch"] for c in there.values() for e in c})
+    epochs = sorted({e.epoch for c in there.values() for e in c})
     table = []
     for epoch in epochs:
         line = [str(epoch)]
         for c in there.values():
-            at_epoch = [e for e in c if e["epoch"] == epoch]
-            line += [f"{100 * e['accuracy']:.3f} / {e['loss']:.5f}" for e in at_epoch] or [""]
+            line += [f"{e.value:.3f} / {e.loss:.5f}" for e in c if e.epoch == epoch] or [""]
         table.append(line)
     return markdown(["epoch", *there], table)
 
 
-def single(results: Sequence[Result], config: str, weights: str) -> Optional[List[Dict[str, Any]]]:
-    found = [r for r in results if (r["condition"], r["config"], r["seed"]) == ("full", config, 1)]
-    return curve(found[0], weights) if found else None
+def single(results: Sequence[Result], config: str, weights: str) -> Optional[List[Evaluation]]:
+    found = by_seed(results, "overfitting", config).get(1)
+    return curve(found, weights) if found else None
 
 
 def same_table(results: Sequence[Result]) -> str:
@@ -190,22 +218,21 @@ def same_table(results: Sequence[Result]) -> str:
         {
             "AllenNLP's own": single(results, "allennlp_exponential", "average"),
             "ours": single(results, "constant", DEFAULT),
-            "raw beside AllenNLP's own": single(results, "allennlp_exponential", "raw"),
-            "raw beside ours": single(results, "constant", "raw"),
+            "raw beside AllenNLP's own": single(results, "allennlp_exponential", RAW),
+            "raw beside ours": single(results, "constant", RAW),
         }
     )
 
 
 def recovered_table(results: Sequence[Result]) -> str:
+    own = "recovered_allennlp_exponential"
     return epoch_table(
         {
             "not interrupted": single(results, "constant", DEFAULT),
             "ours, recovered": single(results, "recovered", "average"),
-            "raw beside it": single(results, "recovered", "raw"),
-            "AllenNLP's own, recovered": single(
-                results, "recovered_allennlp_exponential", "average"
-            ),
-            "raw beside AllenNLP's own": single(results, "recovered_allennlp_exponential", "raw"),
+            "raw beside it": single(results, "recovered", RAW),
+            "AllenNLP's own, recovered": single(results, own, "average"),
+            "raw beside AllenNLP's own": single(results, own, RAW),
         }
     )
 
@@ -230,93 +257,27 @@ def markdown(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def accuracy_by_epoch(results: Sequence[Result]) -> Figure:
-    panels = _panels(results)
-    figure = Figure(figsize=(5 * len(SCHEDULES), 0.7 + 3.3 * len(panels)))
-    axes = figure.subplots(len(panels), len(SCHEDULES), squeeze=False, sharey="row")
-    for line, condition in zip(axes, panels):
-        lowest = 100.0
-        for axis, schedule in zip(line, SCHEDULES):
-            for row in rows(results, condition):
-                if row.schedule != schedule or row.weights not in DRAWN or not row.results:
-                    continue
-                curves = [curve(r, row.weights) for r in row.results.values()]
-                accuracies = [100 * mean(e["accuracy"] for e in at) for at in zip(*curves)]
-                lowest = min([lowest, *accuracies[2:]])
-                axis.plot(
-                    [e["epoch"] for e in curves[0]],
-                    accuracies,
-                    color="black" if row.weights == "raw" else f"C{DRAWN.index(row.weights)}",
-                    linestyle="--" if row.weights == "raw" else "-",
-                    marker=".",
-                    label=row.weights,
-                )
-            axis.set_title(f"{CONDITIONS[condition]}, learning rate {SCHEDULES[schedule]}")
-            axis.set_xlabel("epoch")
-            axis.grid(alpha=0.3)
-        # What comes before is far below, and would press all the rest into one line.
-        line[0].set_ylim(bottom=lowest - 0.5)
-        line[0].set_ylabel("mean dev accuracy, %")
-    _legend_below(figure, axes[0][0])
-    return figure
-
-
-def best_by_row(results: Sequence[Result]) -> Figure:
-    panels = _panels(results)
-    figure = Figure(figsize=(3.2 + 3.6 * len(panels), 5.2))
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axis, condition in zip(axes, panels):
-        for row in rows(results, condition):
-            if not row.results:
-                continue
-            number = list(SCHEDULES).index(row.schedule)
-            accuracies = list(row.accuracies.values())
-            height = WEIGHTS.index(row.weights) + 0.3 * (number - 0.5)
-            label = f"learning rate {SCHEDULES[row.schedule]}" if row.weights == "raw" else None
-            axis.plot(accuracies, [height] * len(accuracies), "o", color=f"C{number}", alpha=0.45)
-            axis.plot(
-                mean(accuracies), height, "|", color=f"C{number}", ms=13, mew=2.5, label=label
-            )
-        axis.set_title(CONDITIONS[condition])
-        axis.set_xlabel("best dev accuracy, %")
-        axis.grid(alpha=0.3)
-    axes[0].set_yticks(range(len(WEIGHTS)))
-    axes[0].set_yticklabels(WEIGHTS)
-    axes[0].invert_yaxis()
-    _legend_below(figure, axes[0], "points: seeds; strokes: their mean")
-    return figure
-
-
-def _panels(results: Sequence[Result]) -> List[str]:
-    there = {r["condition"] for r in results if r["config"] in SCHEDULES}
-    return [condition for condition in CONDITIONS if condition in there]
-
-
-def _legend_below(figure: Figure, axis: Any, title: Optional[str] = None) -> None:
-    inches = 0.7
-    height = figure.get_size_inches()[1]
-    figure.tight_layout(rect=(0, inches / height, 1, 1))
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=4, title=title, frameon=False)
-
-
-def write_report(results: Path = RESULTS, readme: Path = HERE / "README.md") -> None:
+def write_report(results: Path = RESULTS, readme: Path = README) -> None:
     """
     Writes the tables between their marks in `readme`, and the pictures beside `results`' files.
     """
     loaded = load_results(results)
-    tables: List[Tuple[str, str]] = [(c, condition_table(loaded, c)) for c in CONDITIONS]
-    tables += [
-        ("same", same_table(loaded)),
-        ("recovered", recovered_table(loaded)),
-        ("sweep", sweep_table(results)),
-    ]
+    tables = {condition: condition_table(loaded, condition) for condition in CONDITIONS}
+    tables.update(
+        instead=instead_table(loaded, "tagger"),
+        choice=choice_table(loaded),
+        feedback=feedback_table(loaded),
+        soup=soup_table(loaded),
+        same=same_table(loaded),
+        recovered=recovered_table(loaded),
+        sweep=sweep_table(results),
+    )
     text = readme.read_text(encoding="utf-8")
-    for name, table in tables:
+    for name, table in tables.items():
         between = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         text = between.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
     readme.write_text(text, encoding="utf-8")
-    if _panels(loaded):
+    if panels_of(loaded):
         accuracy_by_epoch(loaded).savefig(results / "accuracy_by_epoch.png", dpi=110)
         best_by_row(loaded).savefig(results / "best_by_row.png", dpi=110)
 

@@ -1,7 +1,7 @@
 """
 Trains what `experiments/README.md` reports, and writes its tables and pictures: see there.
 
-    UD_EWT=... python -m experiments.run [RUN ...]
+    UD_EWT=... UD_EWT_PARSES=... python -m experiments.run [RUN ...]
 """
 
 import argparse
@@ -9,64 +9,26 @@ import json
 import math
 import os
 import platform
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments.report import RESULTS, write_report
+from experiments.measurements import RESULTS
+from experiments.plan import CONDITIONS, RUNS, Condition, Run
+from experiments.report import write_report
+from experiments.training_data import a_tenth_of, hidden_markov, with_noisy_tags
 
 HERE = Path(__file__).parent
-BATCH_SIZE = 64
-FRACTION = 0.1
-NOISE = 0.2
+# allennlp-models and what it imports, as `make experiments` installs it: only the parser sees it.
+MODELS = HERE.parent / "build" / "allennlp_models"
 
-
-class Condition(NamedTuple):
-    """For how long, in epochs, and how often every average is evaluated."""
-
-    num_epochs: int
-    evaluate_every: int = 1
-
-
-CONDITIONS = {
-    "full": Condition(num_epochs=6),
-    "noisy": Condition(num_epochs=6),
-    "tenth": Condition(num_epochs=20, evaluate_every=4),
-}
-
-
-class Run(NamedTuple):
-    condition: str
-    config: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.condition}-{self.config}-{self.seed}"
-
-
-SEEDS = (1, 2, 3)
-SCHEDULES = ("constant", "linear_decay")
-# What matters most comes first, for whoever stops it early.
-RUNS = [
-    *(Run("full", schedule, seed) for schedule in SCHEDULES for seed in SEEDS),
-    *(Run("noisy", schedule, 1) for schedule in SCHEDULES),
-    Run("full", "recovered", 1),
-    Run("full", "recovered_allennlp_exponential", 1),
-    Run("full", "snapshots", 1),
-    *(Run("tenth", schedule, 1) for schedule in SCHEDULES),
-    *(Run("noisy", schedule, 2) for schedule in SCHEDULES),
-    *(Run("tenth", schedule, 2) for schedule in SCHEDULES),
-    *(Run("full", "allennlp_exponential", seed) for seed in SEEDS),
-    *(Run(condition, schedule, 3) for condition in ("noisy", "tenth") for schedule in SCHEDULES),
-]
 
 # One thread a run: sums come out the same each time, and two runs at once finish sooner than one
 # with two threads. Without the two of `malloc`, glibc gives each large buffer back to the system
@@ -86,12 +48,14 @@ class Experiments:
     # Parameters
 
     data : `Path`
-        The treebank's directory.
+        The directory of the treebank's tags.
     directory : `Path`
         Where the runs and the changed training data go.
     results : `Path`
         Where the figures of each finished run go.
     conditions : `Dict[str, Condition]`, optional (default = `CONDITIONS`)
+    parses : `Path`, optional (default = `None`)
+        The directory of the treebank's trees.
     """
 
     def __init__(
@@ -100,11 +64,13 @@ class Experiments:
         directory: Path,
         results: Path = RESULTS,
         conditions: Optional[Dict[str, Condition]] = None,
+        parses: Optional[Path] = None,
     ) -> None:
         self.data = data
         self.directory = directory
         self.results = results
         self.conditions = conditions or CONDITIONS
+        self.parses = parses
         self.results.mkdir(parents=True, exist_ok=True)
 
     def is_finished(self, run: Run) -> bool:
@@ -150,34 +116,56 @@ class Experiments:
                     training.process.terminate()
         return failed
 
-    def training_data(self, condition: str) -> Path:
-        original = self.data / "train.tsv"
-        if condition == "full":
-            return original
-        changed = self.directory / f"{condition}.tsv"
-        if not changed.exists():
-            with original.open(encoding="utf-8") as lines:
-                sentences = [line.rstrip("\n") for line in lines]
-            changed.parent.mkdir(parents=True, exist_ok=True)
-            partial = changed.with_suffix(".partial")
+    def data_of(self, condition: str) -> Tuple[Path, Path]:
+        """
+        # Returns
+
+        train, dev : `Tuple[Path, Path]`
+        """
+        if condition == "parser":
+            assert self.parses is not None
+            return self.parses / "train.conllu", self.parses / "dev.conllu"
+        train, dev = self.data / "train.tsv", self.data / "dev.tsv"
+        if condition == "long":
+            train = self._written("long.tsv", lambda: hidden_markov(40000, seed=0))
+            dev = self._written("long_dev.tsv", lambda: hidden_markov(1000, seed=1))
+        elif condition in ("noisy", "tenth"):
             change = {"noisy": with_noisy_tags, "tenth": a_tenth_of}[condition]
-            partial.write_text("".join(s + "\n" for s in change(sentences)), encoding="utf-8")
-            partial.replace(changed)
-        return changed
+            with train.open(encoding="utf-8") as lines:
+                sentences = [line.rstrip("\n") for line in lines]
+            train = self._written(f"{condition}.tsv", lambda: change(sentences))
+        return train, dev
+
+    def _written(self, name: str, make: Callable[[], List[str]]) -> Path:
+        path = self.directory / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in make()), encoding="utf-8")
+            partial.replace(path)
+        return path
 
     def environment(self, run: Run) -> Dict[str, str]:
         """What the configurations and the package take from outside."""
         condition = self.conditions[run.condition]
-        train_data = self.training_data(run.condition)
-        with train_data.open(encoding="utf-8") as sentences:
-            updates_per_epoch = math.ceil(sum(1 for _ in sentences) / BATCH_SIZE)
+        train, dev = self.data_of(run.condition)
+        with train.open(encoding="utf-8") as lines:
+            # A sentence is a line, or in CoNLL-U lines that end with an empty one.
+            in_lines = train.suffix != ".conllu"
+            num_sentences = sum(in_lines or line == "\n" for line in lines)
+        updates_per_epoch = math.ceil(num_sentences / condition.batch_size)
         return {
-            "UD_EWT": str(self.data),
-            "TRAIN_DATA": str(train_data),
+            "TASK": condition.task,
+            "TRAIN_DATA": str(train),
+            "DEV_DATA": str(dev),
+            "BATCH_SIZE": str(condition.batch_size),
             "NUM_EPOCHS": str(condition.num_epochs),
             "NUM_UPDATES": str(updates_per_epoch * condition.num_epochs),
             "EVALUATE_EVERY": str(condition.evaluate_every),
             "SEED": str(run.seed),
+            "PYTHONPATH": os.pathsep.join(
+                [*([str(MODELS)] if run.task == "parser" else []), os.environ.get("PYTHONPATH", "")]
+            ),
             # AllenNLP's own average is measured as it is without this package.
             "ALLENNLP_EMA_REPAIRS": "0" if "allennlp" in run.config else "1",
         }
@@ -222,13 +210,17 @@ class Training:
         self._start()
 
     def _steps_of(self, run: Run, data: Path) -> List[Tuple[List[str], int]]:
-        """The arguments of each call of `allennlp`, and the code with which it has to end."""
-        train = ["train", str(HERE / f"{run.config}.jsonnet"), "--file-friendly-logging"]
-        train += ["--serialization-dir", str(self.serialization_dir)]
+        """The arguments of each `python -m`, and the code with which it has to end."""
+        directory = str(self.serialization_dir)
+        if run.config == "soup":
+            return [(["experiments.soups", directory], 0)]
+        config = str(HERE / f"{run.config}.jsonnet")
+        train = ["allennlp", "train", config, "--serialization-dir", directory]
+        train.append("--file-friendly-logging")
         if run.config.startswith("recovered"):
             return [(train, -signal.SIGKILL), ([*train, "--recover"], 0)]
         if run.config == "snapshots":
-            sweep = ["average", "sweep", str(self.serialization_dir), str(data / "dev.tsv")]
+            sweep = ["allennlp", "average", "sweep", directory, str(data / "dev.tsv")]
             return [(train, 0), ([*sweep, "--metric", "+accuracy"], 0)]
         return [(train, 0)]
 
@@ -236,7 +228,7 @@ class Training:
         arguments, self._expected_code = self._steps.pop(0)
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "allennlp", *arguments],
+                [sys.executable, "-m", *arguments],
                 cwd=HERE.parent,
                 env=self._environment,
                 stdout=log,
@@ -257,43 +249,44 @@ class Training:
         return self.process.returncode == self._expected_code
 
 
-def with_noisy_tags(sentences: List[str], fraction: float = NOISE) -> List[str]:
-    """`fraction` of all tags, drawn at random, become another tag, drawn evenly from the others."""
-    draw = random.Random(0)
-    words = [[word.rsplit("###", 1) for word in line.split("\t")] for line in sentences]
-    tags = sorted({tag for sentence in words for _, tag in sentence})
-    positions = [(s, w) for s, sentence in enumerate(words) for w in range(len(sentence))]
-    for s, w in draw.sample(positions, round(fraction * len(positions))):
-        words[s][w][1] = draw.choice([tag for tag in tags if tag != words[s][w][1]])
-    return ["\t".join("###".join(word) for word in sentence) for sentence in words]
-
-
-def a_tenth_of(sentences: List[str], fraction: float = FRACTION) -> List[str]:
-    """`fraction` of the sentences, drawn at random, in their order."""
-    chosen = random.Random(0).sample(range(len(sentences)), round(fraction * len(sentences)))
-    return [sentences[number] for number in sorted(chosen)]
+def _treebank(variable: str, ending: str) -> Path:
+    folder = os.environ.get(variable)
+    names = [f"train.{ending}", f"dev.{ending}"]
+    if not folder or not all((Path(folder) / name).is_file() for name in names):
+        sys.exit(
+            f"{variable} is {folder or 'not set'}, but has to be the folder of the treebank's "
+            f"{' and '.join(names)}"
+        )
+    return Path(folder).resolve()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Trains what experiments/README.md reports.")
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="only runs whose name begins so, e.g. full-constant"
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="only those of a task (tagger), or whose name begins so (tagger-constant)",
     )
     parser.add_argument("--directory", type=Path, default=Path("runs/experiments"))
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, of one thread each")
     arguments = parser.parse_args()
-    data = os.environ.get("UD_EWT")
-    if not data or not all((Path(data) / name).is_file() for name in ("train.tsv", "dev.tsv")):
-        sys.exit(
-            f"UD_EWT is {data or 'not set'}, but has to be the folder of the treebank's train.tsv "
-            "and dev.tsv"
-        )
-    runs = [run for run in RUNS if not arguments.runs or str(run).startswith(tuple(arguments.runs))]
+    runs = [
+        run
+        for run in RUNS
+        if not arguments.runs
+        or run.task in arguments.runs
+        or str(run).startswith(tuple(arguments.runs))
+    ]
     if not runs:
         parser.error(f"no run begins so; there are {', '.join(map(str, RUNS))}")
+    data = _treebank("UD_EWT", "tsv")
+    parses = None
+    if any(run.task == "parser" for run in runs):
+        parses = _treebank("UD_EWT_PARSES", "conllu")
     # So that the trainings end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    experiments = Experiments(Path(data).resolve(), arguments.directory.resolve())
+    experiments = Experiments(data, arguments.directory.resolve(), parses=parses)
     failed = experiments.train(runs, arguments.jobs)
     write_report()
     return 1 if failed else 0

@@ -1,5 +1,5 @@
 // A bank of two power functions and its snapshots, from which `allennlp average sweep` finds the best length afterwards.
-(import 'tagger.libsonnet') + {
+(import 'task.libsonnet') + {
   trainer+: {
     moving_average: {
       type: 'bank',

@@ -1,24 +1,17 @@
-// The part-of-speech tagger of training_configs/ud_ewt.jsonnet as the experiments train it: with batches of sentences of like
-// length, which hold far less padding, and everything random seeded.
-local bucketed(shuffle) = {
-  batch_sampler: { type: 'bucket', batch_size: 64, sorting_keys: ['tokens'], shuffle: shuffle },
-};
-local seed = std.parseInt(std.extVar('SEED'));
-
-(import '../training_configs/ud_ewt.jsonnet') + {
-  train_data_path: std.extVar('TRAIN_DATA'),
-  data_loader: bucketed(true),
-  validation_data_loader: bucketed(false),
-  trainer+: {
-    num_epochs: std.parseInt(std.extVar('NUM_EPOCHS')),
-    checkpointer: null,
-    run_confidence_checks: false,
-    callbacks: [{
-      type: 'experiments.evaluate_every_average.EvaluateEveryAverage',
-      every_num_epochs: std.parseInt(std.extVar('EVALUATE_EVERY')),
-    }],
+// The same tagger, tuned by its raw weights: README.md says how.
+(import 'overfitting.libsonnet') + {
+  model+: {
+    text_field_embedder+: {
+      token_embedders+: {
+        tokens: {
+          type: 'experiments.dropped_embedding.DroppedEmbedding',
+          embedding_dim: 100,
+          word_dropout: 0.1,
+          dropout: 0.5,
+        },
+        token_characters+: { encoder+: { num_filters: 100 } },
+      },
+    },
+    encoder+: { input_size: 200, hidden_size: 200 },
   },
-  random_seed: seed,
-  numpy_seed: seed,
-  pytorch_seed: seed,
 }

@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 from typing import Any, Dict
 
+import pytest
+
 from tests.support.training_runs import best_weights, differences, tagger_config, train_here
 
 EVALUATE = {"type": "experiments.evaluate_every_average.EvaluateEveryAverage"}
@@ -37,6 +39,22 @@ def test_every_average_is_evaluated_and_training_does_not_notice(tmp_path: Path)
         assert active["accuracy"] == metrics["validation_accuracy"]
         assert active["loss"] == metrics["validation_loss"]
         assert len({raw["loss"], active["loss"], short["loss"]}) == 3
+        assert [("halves" in e) for e in (raw, active, short)] == [epoch == 3] * 3
+
+
+def test_halves_are_every_second_batch(tmp_path: Path) -> None:
+    one_batch_each = config(callbacks=[EVALUATE])
+    one_batch_each["validation_data_loader"]["batch_sampler"]["batch_size"] = 1
+    train_here(one_batch_each, tmp_path / "run")
+    evaluations = json.loads((tmp_path / "run" / "evaluations.json").read_text())["evaluations"]
+    num_batches = len(Path(one_batch_each["validation_data_path"]).read_text().splitlines())
+    shares = [(num_batches + 1) // 2 / num_batches, num_batches // 2 / num_batches]
+    for evaluation in evaluations[-3:]:
+        losses = [half["loss"] for half in evaluation["halves"]]
+        assert losses[0] != losses[1]
+        # AllenNLP's loss is a mean over batches.
+        mean = sum(share * loss for share, loss in zip(shares, losses))
+        assert mean == pytest.approx(evaluation["loss"])
 
 
 def test_every_few_epochs(tmp_path: Path) -> None:

@@ -11,34 +11,9 @@ from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAver
 
 from experiments import run
 from experiments.evaluate_every_average import EvaluateEveryAverage
-from experiments.run import Condition, Experiments, Run, a_tenth_of, with_noisy_tags
+from experiments.plan import CONDITIONS, RUNS, Run
+from experiments.run import Experiments
 from tests.support.training_runs import DATA
-
-SENTENCES = (DATA / "train.tsv").read_text(encoding="utf-8").splitlines()
-
-
-def words_and_tags(sentences: Any) -> Any:
-    pairs = [word.rsplit("###", 1) for line in sentences for word in line.split("\t")]
-    return [word for word, _ in pairs], [tag for _, tag in pairs]
-
-
-def test_a_fifth_of_the_tags_is_wrong_and_nothing_else() -> None:
-    words, tags = words_and_tags(SENTENCES)
-    noisy = with_noisy_tags(SENTENCES)
-    noisy_words, noisy_tags = words_and_tags(noisy)
-    assert [line.count("\t") for line in noisy] == [line.count("\t") for line in SENTENCES]
-    assert noisy_words == words
-    assert sum(a != b for a, b in zip(tags, noisy_tags)) == round(0.2 * len(tags))
-    assert set(noisy_tags) <= set(tags)
-    assert with_noisy_tags(SENTENCES) == noisy
-
-
-def test_a_tenth_keeps_whole_sentences_in_their_order() -> None:
-    sentences = [str(number) for number in range(200)]
-    tenth = a_tenth_of(sentences)
-    assert len(tenth) == 20
-    assert sorted(set(tenth), key=int) == tenth
-    assert tenth != sentences[:20]
 
 
 @pytest.mark.parametrize("treebank", [None, "/nowhere"])
@@ -54,6 +29,14 @@ def test_without_a_treebank_one_line_says_so(
     assert "\n" not in str(exit.value)
 
 
+def test_only_the_parser_needs_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UD_EWT", str(DATA))
+    monkeypatch.delenv("UD_EWT_PARSES", raising=False)
+    monkeypatch.setattr("sys.argv", ["run", "parser", "--directory", str(tmp_path)])
+    with pytest.raises(SystemExit, match="^UD_EWT_PARSES .* train.conllu and dev.conllu"):
+        run.main()
+
+
 def test_a_run_is_killed_recovered_and_not_run_again(tmp_path: Path) -> None:
     treebank = tmp_path / "treebank"
     treebank.mkdir()
@@ -61,9 +44,12 @@ def test_a_run_is_killed_recovered_and_not_run_again(tmp_path: Path) -> None:
         shutil.copy(str(DATA / name), str(treebank))
     results = tmp_path / "results"
     experiments = Experiments(
-        treebank, tmp_path / "runs", results, {"full": Condition(num_epochs=2)}
+        treebank,
+        tmp_path / "runs",
+        results,
+        {"overfitting": CONDITIONS["overfitting"]._replace(num_epochs=2)},
     )
-    recovered = Run("full", "recovered", 1)
+    recovered = Run("overfitting", "recovered", 1)
 
     assert experiments.train([recovered], jobs=1) == []
 
@@ -78,11 +64,21 @@ def test_a_run_is_killed_recovered_and_not_run_again(tmp_path: Path) -> None:
     assert not (results / f"{recovered}.json").exists()
 
 
-@pytest.mark.parametrize("config", sorted({run.config for run in run.RUNS}))
+# The parser's model is of a package that the tests do not need, and the long run's data takes long.
+KINDS = sorted(
+    {
+        (r.condition, r.config)
+        for r in RUNS
+        if r.condition not in ("parser", "long") and r.config != "soup"
+    }
+)
+
+
+@pytest.mark.parametrize("condition, config", KINDS)
 def test_every_configuration_builds(
-    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    condition: str, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = Experiments(DATA, tmp_path).environment(Run("full", config, seed=2))
+    environment = Experiments(DATA, tmp_path).environment(Run(condition, config, seed=2))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     params = Params.from_file(Path(run.__file__).parent / f"{config}.jsonnet")
@@ -90,6 +86,15 @@ def test_every_configuration_builds(
     trainer = TrainModel.from_params(
         params, serialization_dir=str(tmp_path / "run"), local_rank=0, batch_weight_key=""
     ).trainer
-    assert trainer._num_epochs == run.CONDITIONS["full"].num_epochs
+    assert trainer._num_epochs == CONDITIONS[condition].num_epochs
+    assert int(environment["NUM_UPDATES"]) == (trainer._num_epochs * len(trainer.data_loader))
     assert isinstance(trainer._moving_average, AllenNLPMovingAverage)
     assert isinstance(trainer._callbacks[0], EvaluateEveryAverage)
+
+
+def test_sentences_of_a_conllu_file_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "train.conllu").write_text("1\ta\n2\tb\n\n1\tc\n\n" * 50)
+    experiments = Experiments(DATA, tmp_path, parses=tmp_path)
+    # 100 sentences in batches of 64.
+    epochs = CONDITIONS["parser"].num_epochs
+    assert experiments.environment(Run("parser", "constant", 1))["NUM_UPDATES"] == str(2 * epochs)
