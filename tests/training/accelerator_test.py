@@ -16,13 +16,17 @@ from tests.support.training_runs import best_weights, differences, metrics
 
 FSDP = {"type": "torch_fsdp"}
 WHOLE_STATES = {"type": "tests.support.whole_states.WholeStates"}
+DRAWN = {"type": "tests.support.drawn_by_worker.DrawnByWorker"}
 SCALED = {"type": "tests.support.scaled_training.ScaledTraining"}
 
 pytestmark = needs_fully_shard
 
 
 def config(num_workers: int, accelerator: Any, *callbacks: Any, **trainer: Any) -> Dict[str, Any]:
-    """With dropout, and a list of layers of three rows, of which four workers have one at most."""
+    """
+    With dropout, a list of layers of three rows, of which four workers have one at most, and
+    weights that each worker initializes to other values.
+    """
     plain = workers_config(
         num_workers,
         accelerator,
@@ -34,6 +38,7 @@ def config(num_workers: int, accelerator: Any, *callbacks: Any, **trainer: Any) 
             **trainer,
         },
     )
+    plain["model"]["initializer"] = {"regexes": [["tag_projection", DRAWN]]}
     layers = {"input_dim": 5, "num_layers": 2, "hidden_dims": 3, "activations": "tanh"}
     plain["model"]["encoder"] = {
         "type": "compose",
