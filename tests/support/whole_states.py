@@ -2,6 +2,7 @@
 A callback that gathers the weights, averages and optimizer state of all workers of a training.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,30 @@ from allennlp_ema.shadow_weights.sharded import whole
 class WholeStates(TrainerCallback):
     """
     Leaves in the serialization directory `start.th`, of where a training goes on, and of the end of
-    each epoch an `epoch*.th`.
+    each epoch an `epoch*.th`. `sharding.json` has the names of the units and the dtypes of outputs.
     """
 
     def on_start(
         self, trainer: GradientDescentTrainer, is_primary: bool = True, **kwargs: Any
     ) -> None:
         self.write(trainer, "start.th")
+
+    def on_batch(
+        self,
+        trainer: GradientDescentTrainer,
+        batch_inputs: Any,
+        batch_outputs: Any,
+        *args: Any,
+        **_: Any,
+    ) -> None:
+        if trainer._primary:
+            modules = trainer.model.named_modules()
+            outputs = [each for each in batch_outputs[0].values() if isinstance(each, torch.Tensor)]
+            sharding = {
+                "units": [name for name, module in modules if hasattr(module, "reshard")],
+                "outputs": sorted({str(each.dtype) for each in outputs}),
+            }
+            (Path(self.serialization_dir) / "sharding.json").write_text(json.dumps(sharding))
 
     def on_epoch(
         self, trainer: GradientDescentTrainer, metrics: Any, epoch: int, *args: Any, **kwargs: Any

@@ -2,6 +2,7 @@
 The accelerator `torch_fsdp` under `allennlp train`, beside AllenNLP's own and one process.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Dict
 
@@ -101,6 +102,10 @@ def last_state(run: Path) -> Dict[str, Any]:
     return torch.load(str(run / "epoch1.th"))
 
 
+def sharding(run: Path) -> Dict[str, Any]:
+    return json.loads((run / "sharding.json").read_text())
+
+
 def numbers(run: Path) -> Dict[str, Any]:
     return {k: v for k, v in metrics(run).items() if "memory" not in k and "duration" not in k}
 
@@ -147,6 +152,14 @@ def test_mixed_precision_keeps_weights_and_outputs_in_float32(runs: Runs) -> Non
     torch.testing.assert_close(half["weights"], full["weights"], rtol=0.05, atol=0.05)
     loss = metrics(runs / "bfloat16")["validation_loss"]
     assert loss == pytest.approx(metrics(runs / "fsdp")["validation_loss"], rel=0.02)
+    assert sharding(runs / "bfloat16")["outputs"] == ["torch.float32"]
+
+
+def test_units_are_gathered_by_themselves(runs: Runs) -> None:
+    layers = [f"encoder.encoder1._feedforward._linear_layers.{n}" for n in (0, 1)]
+    assert sharding(runs / "fsdp")["units"] == ["", *layers]
+    assert sharding(runs / "root")["units"] == [""]
+    assert "encoder" in sharding(runs / "offloaded")["units"]
 
 
 @pytest.mark.parametrize("run", ["fsdp", "four"])
