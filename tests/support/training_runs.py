@@ -7,9 +7,11 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -166,10 +168,18 @@ def train(
         arguments += ["--overrides", json.dumps(overrides)]
     for package in include_packages:
         arguments += ["--include-package", package]
-    finished = run_python(*arguments, cwd=cwd, environment=environment, expected_returncode=None)
-    if expected_returncode == 0 and ABORTED in finished.output:
-        again = [*arguments, *([] if recover else ["--recover"])]
-        return run_python(*again, cwd=cwd, environment=environment)
+    with tempfile.TemporaryDirectory() as saved:
+        before = Path(saved) / "before"
+        if directory.exists():
+            shutil.copytree(str(directory), str(before), symlinks=True)
+        finished = run_python(
+            *arguments, cwd=cwd, environment=environment, expected_returncode=None
+        )
+        if expected_returncode == 0 and ABORTED in finished.output:
+            shutil.rmtree(str(directory), ignore_errors=True)
+            if before.exists():
+                shutil.copytree(str(before), str(directory), symlinks=True)
+            return run_python(*arguments, cwd=cwd, environment=environment)
     assert expected_returncode in (None, finished.returncode), finished.output[-5000:]
     return finished
 
