@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from typing import Any, List
 
+from experiments.evaluate_every_average import METRICS
+from experiments.plan import SEEDS
+
 HERE = Path(__file__).parent
-SEEDS = (1, 2, 3)
 
 
 class Soups:
@@ -68,7 +70,7 @@ class Soups:
         output = self.folder / "metrics.json"
         self._allennlp("evaluate", str(model), self.dev, "--output-file", str(output))
         metrics = json.loads(output.read_text())
-        measured = {name: metrics[name] for name in ("accuracy", "LAS", "loss") if name in metrics}
+        measured = {name: metrics[name] for name in METRICS if name in metrics}
         self.evaluations.append({"epoch": self.num_epochs, "average": title, **measured})
 
     def _allennlp(self, *arguments: str, **environment: str) -> None:
