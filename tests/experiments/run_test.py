@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,13 @@ def test_sentences_of_a_conllu_file_are_counted(tmp_path: Path) -> None:
     # 100 sentences in batches of 64.
     epochs = CONDITIONS["parser"].num_epochs
     assert experiments.environment(Run("parser", "constant", 1))["NUM_UPDATES"] == str(2 * epochs)
+
+
+def test_the_parser_alone_sees_the_package_of_its_model(tmp_path: Path) -> None:
+    (tmp_path / "train.conllu").write_text("1\ta\n\n")
+    experiments = Experiments(DATA, tmp_path, parses=tmp_path)
+    parser, tagger = (
+        experiments.environment(Run(condition, "constant", 1))["PYTHONPATH"].split(os.pathsep)
+        for condition in ("parser", "tagger")
+    )
+    assert str(run.MODELS) in parser and str(run.MODELS) not in tagger
