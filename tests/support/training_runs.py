@@ -4,6 +4,7 @@ they write.
 """
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -59,12 +60,15 @@ def tagger_config(**trainer: Any) -> Dict[str, Any]:
             "encoder": {"type": "lstm", "input_size": 6, "hidden_size": 5, "bidirectional": True},
         },
         "data_loader": {"batch_size": 4},
-        "trainer": {
-            "num_epochs": 4,
-            "cuda_device": -1,
-            "optimizer": {"type": "adam", "lr": 0.02},
-            **trainer,
-        },
+        # Copied, because a test may change its configuration, but not what others share.
+        "trainer": copy.deepcopy(
+            {
+                "num_epochs": 4,
+                "cuda_device": -1,
+                "optimizer": {"type": "adam", "lr": 0.02},
+                **trainer,
+            }
+        ),
     }
 
 

@@ -269,7 +269,7 @@ class TestRecovery:
     def test_random_run_with_everything(self, tmp_path: Path) -> None:
         """Recalibrated after other batches than before the kill, it would not be the same run."""
         plain = config(
-            RECALIBRATE,
+            {**RECALIBRATE, "num_batches": 4},
             {"type": "moving_average_monitor"},
             {"type": "random_state"},
             moving_average={"type": "window", "window_size": 8},
@@ -277,7 +277,6 @@ class TestRecovery:
             optimizer={"type": "sgd", "lr": 0.5},
         )
         plain["data_loader"]["shuffle"] = True
-        plain["trainer"]["callbacks"][0]["num_batches"] = 4
         straight, recovered = tmp_path / "straight", tmp_path / "recovered"
         train_here(plain, straight)
         train_here(plain, recovered, interrupt_at=(1, 5))
