@@ -5,7 +5,7 @@ What the runs gave: one JSON file each in `experiments/results`, and what is ask
 import json
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from experiments.plan import CONDITIONS, SCHEDULES
 
@@ -65,9 +65,9 @@ def by_seed(results: Sequence[Result], condition: str, config: str) -> Dict[int,
     return {r["seed"]: r for r in results if (r["condition"], r["config"]) == (condition, config)}
 
 
-def curve(result: Result, weights: str) -> List[Evaluation]:
+def curve(result: Result, weights: str, metric: Optional[str] = None) -> List[Evaluation]:
     """The evaluations of these weights in a run, by epoch."""
-    metric = CONDITIONS[result["condition"]].metric
+    metric = metric or CONDITIONS[result["condition"]].metric
     return [
         Evaluation(100 * e[metric], e["loss"], e["epoch"])
         for e in result["evaluations"]

@@ -2,6 +2,7 @@
 The pictures of `experiments/README.md`.
 """
 
+import math
 from statistics import mean
 from typing import Any, List, Optional, Sequence
 
@@ -27,6 +28,10 @@ DRAWN = [
     "power function 0.20",
     "window, last quarter",
 ]
+
+
+# In the picture of rows, so that the letters stay large enough to read.
+PANELS_ACROSS = 4
 
 
 def accuracy_by_epoch(results: Sequence[Result]) -> Figure:
@@ -70,8 +75,11 @@ def best_by_row(results: Sequence[Result]) -> Figure:
     panels = panels_of(results)
     there = {row.weights for condition in panels for row in rows(results, condition)}
     weights = [each for each in WEIGHTS if each in there]
-    figure = Figure(figsize=(3.2 + 2.6 * len(panels), 1.9 + 0.3 * len(weights)))
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    num_columns = min(PANELS_ACROSS, len(panels))
+    num_lines = math.ceil(len(panels) / num_columns)
+    size = 2.2 + 2.6 * num_columns, 1.0 + num_lines * (1.0 + 0.26 * len(weights))
+    figure = Figure(figsize=size)
+    axes = figure.subplots(num_lines, num_columns, squeeze=False, sharey=True).flat
     handles = {}
     for axis, condition in zip(axes, panels):
         for row in rows(results, condition):
@@ -87,6 +95,8 @@ def best_by_row(results: Sequence[Result]) -> Figure:
     axes[0].set_yticks(range(len(weights)))
     axes[0].set_yticklabels(weights)
     axes[0].invert_yaxis()
+    for unused in axes[len(panels) :]:
+        unused.remove()
     _legend_below(figure, handles, "points: seeds; strokes: their mean")
     return figure
 

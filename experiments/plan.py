@@ -2,7 +2,7 @@
 What is trained: conditions (a task on some data) and runs (a condition, a configuration, a seed).
 """
 
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Optional
 
 SEEDS = (1, 2, 3)
 SCHEDULES = {"constant": "constant", "linear_decay": "linear to 0"}
@@ -22,6 +22,9 @@ class Condition(NamedTuple):
         How often every average is evaluated, in epochs.
     batch_size : `int`, optional (default = `64`)
     metric : `str`, optional (default = `"accuracy"`)
+        The best epoch is the best by this one.
+    second_metric : `str`, optional (default = `None`)
+        Shown beside it.
     """
 
     letter: str
@@ -31,18 +34,27 @@ class Condition(NamedTuple):
     evaluate_every: int = 1
     batch_size: int = 64
     metric: str = "accuracy"
+    second_metric: Optional[str] = None
 
 
 CONDITIONS = {
     "tagger": Condition("T", "tagger", "tagger", num_epochs=10, evaluate_every=2),
+    "parser": Condition(
+        "P",
+        "parser",
+        "parser",
+        num_epochs=10,
+        evaluate_every=2,
+        metric="LAS",
+        second_metric="UAS",
+    ),
+    "transformer": Condition("A", "transformer", "transformer", num_epochs=20, evaluate_every=4),
+    "long": Condition("L", "long run", "long", num_epochs=8, batch_size=16),
     "overfitting": Condition("O", "overfitting", "overfitting", num_epochs=6),
     "noisy": Condition("N", "overfitting, wrong tags", "overfitting", num_epochs=6),
     "tenth": Condition(
         "F", "overfitting, little data", "overfitting", num_epochs=20, evaluate_every=4
     ),
-    "transformer": Condition("A", "transformer", "transformer", num_epochs=20, evaluate_every=4),
-    "parser": Condition("P", "parser", "parser", num_epochs=10, evaluate_every=2, metric="LAS"),
-    "long": Condition("L", "long run", "long", num_epochs=8, batch_size=16),
 }
 
 
@@ -73,11 +85,10 @@ RUNS = [
     *_runs("tenth", *SCHEDULES),
     *_runs("tagger", "last_50", "last_20", "last_10"),
     *_runs("tagger", "switch", "lookahead"),
-    *_runs("parser", "switch", "lookahead"),
-    *_runs("transformer", "switch", "lookahead"),
+    *_runs("parser", "switch"),
+    *_runs("tagger", "snapshots"),
     Run("tagger", "soup", 1),
     *_runs("overfitting", *SCHEDULES, "allennlp_exponential"),
     Run("overfitting", "recovered", 1),
     Run("overfitting", "recovered_allennlp_exponential", 1),
-    Run("overfitting", "snapshots", 1),
 ]

@@ -4,7 +4,6 @@ The tables of `experiments/README.md` and its pictures, from what is in `experim
     python -m experiments.report
 """
 
-import csv
 import re
 from pathlib import Path
 from statistics import mean
@@ -62,12 +61,28 @@ def condition_table(results: Sequence[Result], condition: str) -> str:
                 "" if row is raw else against(row.lasts, raw.lasts),
                 spread([last(run, row.weights).loss for run in runs], 3),
                 _minutes(runs),
+                *_of_second_metric(row, condition),
             ]
         )
-    metric = CONDITIONS[condition].metric
+    metric, second_metric = CONDITIONS[condition].metric, CONDITIONS[condition].second_metric
     header = ["row", "learning rate", "weights", f"{metric}, %", f"against {raw.number}", "loss"]
     header += ["best epoch, by seed", f"{metric} at the last epoch", f"against {raw.number}"]
-    return markdown([*header, "loss", "minutes (of CPU)"], table)
+    header += ["loss", "minutes (of CPU)"]
+    if second_metric:
+        header += [f"{second_metric}, %", f"{second_metric} at the last epoch"]
+    return markdown(header, table)
+
+
+def _of_second_metric(row: Row, condition: str) -> List[str]:
+    metric = CONDITIONS[condition].second_metric
+    if metric is None:
+        return []
+    curves = {seed: curve(run, row.weights, metric) for seed, run in row.runs.items()}
+    at_best = [
+        next(e.value for e in curves[seed] if e.epoch == best(run, row.weights).epoch)
+        for seed, run in row.runs.items()
+    ]
+    return [spread(at_best, 2), spread([c[-1].value for c in curves.values()], 2)]
 
 
 def _minutes(runs: Sequence[Result]) -> str:
@@ -237,19 +252,63 @@ def recovered_table(results: Sequence[Result]) -> str:
     )
 
 
-def sweep_table(results: Path) -> str:
-    path = results / "sweep.csv"
-    if not path.exists():
-        return ""
-    with path.open(newline="") as lines:
-        measured = list(csv.DictReader(lines))
-    columns = {"sigma_rel": ".3f", "effective_window": ".0f", "residual": ".3f", "loss": ".4f"}
+def sweep_table(results: Sequence[Result]) -> str:
+    """The lengths of a sweep over the dev set, after the last update."""
+    runs = by_seed(results, "tagger", "snapshots")
     table = []
-    for number, m in enumerate(measured, 1):
-        cells = [format(float(m[c]), form) if m[c] else "" for c, form in columns.items()]
-        table.append([f"S{number}", m["name"], *cells, f"{100 * float(m['accuracy']):.2f}"])
+    for number, of_seeds in enumerate(zip(*(run["sweeps"]["dev"] for run in runs.values())), 1):
+        first = of_seeds[0]
+        columns = {"sigma_rel": ".3f", "effective_window": ".0f", "residual": ".3f"}
+        cells = [format(float(first[c]), form) if first[c] else "" for c, form in columns.items()]
+        losses, accuracies = ([float(m[c]) for m in of_seeds] for c in ("loss", "accuracy"))
+        accuracy = spread([100 * value for value in accuracies], 2)
+        table.append([f"S{number}", first["name"], *cells, spread(losses, 3), accuracy])
     header = ["row", "weights", "sigma_rel", "effective window, updates", "residual", "loss"]
-    return markdown([*header, "accuracy, %"], table)
+    return markdown([*header, "accuracy, %"], table) if table else ""
+
+
+def swept_table(results: Sequence[Result]) -> str:
+    """What the length that a sweep chooses is worth, on the data that chose it and on other."""
+    gains = {
+        seed: {data: _gains_by_length(measured) for data, measured in run["sweeps"].items()}
+        for seed, run in by_seed(results, "tagger", "snapshots").items()
+    }
+    if not gains:
+        return ""
+    fixed = max(
+        next(iter(gains.values()))["dev"],
+        key=lambda length: mean(of_seed["dev"][length] for of_seed in gains.values()),
+    )
+    table, columns = [], []
+    for seed, of_seed in gains.items():
+        chosen = {data: max(by_length, key=by_length.get) for data, by_length in of_seed.items()}
+        half_0, half_1 = of_seed["half_0"], of_seed["half_1"]
+        columns.append(
+            [
+                of_seed["dev"][chosen["dev"]],
+                of_seed["dev"][fixed],
+                mean([half_0[chosen["half_1"]], half_1[chosen["half_0"]]]),
+                mean([half_0[fixed], half_1[fixed]]),
+            ]
+        )
+        on_dev, on_halves = chosen.pop("dev"), ", ".join(chosen.values())
+        gained = [f"{gain:+.2f}" for gain in columns[-1]]
+        table.append([str(seed), on_dev, *gained[:2], on_halves, *gained[2:]])
+    gained = [spread(column, 2, signed=True) for column in zip(*columns)]
+    table.append(["all", "", *gained[:2], "", *gained[2:]])
+    header = ["seed", "chosen on dev", "on dev", f"{fixed} there", "chosen on either half"]
+    return markdown([*header, "on the other half", f"{fixed} there"], table)
+
+
+def _gains_by_length(measured: Sequence[Dict[str, str]]) -> Dict[str, float]:
+    """By sigma_rel, how much a power function is above the raw weights, in percent."""
+    raw = next(float(m["accuracy"]) for m in measured if m["kind"] == "raw")
+    return {
+        f"{float(m['sigma_rel']):.3f}": 100 * (float(m["accuracy"]) - raw)
+        for m in measured
+        # What `sweep` takes for the best: it can be made well enough from the snapshots.
+        if m["residual"] and float(m["residual"]) <= 0.05
+    }
 
 
 def markdown(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
@@ -270,7 +329,8 @@ def write_report(results: Path = RESULTS, readme: Path = README) -> None:
         soup=soup_table(loaded),
         same=same_table(loaded),
         recovered=recovered_table(loaded),
-        sweep=sweep_table(results),
+        sweep=sweep_table(loaded),
+        swept=swept_table(loaded),
     )
     text = readme.read_text(encoding="utf-8")
     for name, table in tables.items():

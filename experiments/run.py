@@ -5,6 +5,7 @@ Trains what `experiments/README.md` reports, and writes its tables and pictures:
 """
 
 import argparse
+import csv
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments.measurements import RESULTS
-from experiments.plan import CONDITIONS, RUNS, Condition, Run
+from experiments.plan import CONDITIONS, RUNS, SEEDS, Condition, Run
 from experiments.report import write_report
 from experiments.training_data import a_tenth_of, hidden_markov, with_noisy_tags
 
@@ -136,6 +137,15 @@ class Experiments:
             train = self._written(f"{condition}.tsv", lambda: change(sentences))
         return train, dev
 
+    def dev_and_halves(self, condition: str) -> Dict[str, Path]:
+        """The data of three sweeps: a choice made on one half is tried on the other."""
+        _, dev = self.data_of(condition)
+        with dev.open(encoding="utf-8") as lines:
+            sentences = [line.rstrip("\n") for line in lines]
+        halves = {"half_0": sentences[0::2], "half_1": sentences[1::2]}
+        paths = {name: self._written(f"{name}.tsv", half.copy) for name, half in halves.items()}
+        return {"dev": dev, **paths}
+
     def _written(self, name: str, make: Callable[[], List[str]]) -> Path:
         path = self.directory / name
         if not path.exists():
@@ -184,11 +194,14 @@ class Experiments:
             "cpu_seconds": round(sum(figures["cpu_seconds"]), 1),
             "evaluations": figures["evaluations"],
         }
+        sweeps = sorted((serialization_dir / "sweeps").glob("*/sweep.csv"))
+        if sweeps:
+            result["sweeps"] = {path.parent.name: _measured(path) for path in sweeps}
+            if run.seed == SEEDS[0]:
+                shutil.copy(str(serialization_dir / "sweeps/dev/sweep.png"), str(self.results))
         partial = self.results / f"{run}.partial"
         partial.write_text(json.dumps(result, indent=1) + "\n")
         partial.replace(self.results / f"{run}.json")
-        for sweep in serialization_dir.glob("sweep.[cp]*"):
-            shutil.copy(str(sweep), str(self.results))
         (serialization_dir / "finished").touch()
 
 
@@ -198,7 +211,7 @@ class Training:
     def __init__(self, experiments: Experiments, run: Run, progress: Progress) -> None:
         self.serialization_dir = experiments.directory / str(run)
         self.log = experiments.directory / f"{run}.log"
-        self._steps = self._steps_of(run, experiments.data)
+        self._steps = self._steps_of(run, experiments)
         self._environment = {**os.environ, **ENVIRONMENT, **experiments.environment(run)}
         self._progress = progress
         self._task = progress.add_task(
@@ -209,7 +222,7 @@ class Training:
         self.log.write_text("")
         self._start()
 
-    def _steps_of(self, run: Run, data: Path) -> List[Tuple[List[str], int]]:
+    def _steps_of(self, run: Run, experiments: Experiments) -> List[Tuple[List[str], int]]:
         """The arguments of each `python -m`, and the code with which it has to end."""
         directory = str(self.serialization_dir)
         if run.config == "soup":
@@ -220,8 +233,14 @@ class Training:
         if run.config.startswith("recovered"):
             return [(train, -signal.SIGKILL), ([*train, "--recover"], 0)]
         if run.config == "snapshots":
-            sweep = ["allennlp", "average", "sweep", directory, str(data / "dev.tsv")]
-            return [(train, 0), ([*sweep, "--metric", "+accuracy"], 0)]
+            sweep = ["allennlp", "average", "sweep", directory, "--metric", "+accuracy"]
+            return [
+                (train, 0),
+                *(
+                    ([*sweep, str(data), "--output-dir", f"{directory}/sweeps/{name}"], 0)
+                    for name, data in experiments.dev_and_halves(run.condition).items()
+                ),
+            ]
         return [(train, 0)]
 
     def _start(self) -> None:
@@ -247,6 +266,12 @@ class Training:
     def is_successful(self) -> bool:
         self._progress.remove_task(self._task)
         return self.process.returncode == self._expected_code
+
+
+def _measured(sweep: Path) -> List[Dict[str, str]]:
+    columns = ["kind", "name", "sigma_rel", "effective_window", "residual", "accuracy", "loss"]
+    with sweep.open(newline="") as lines:
+        return [{column: row[column] for column in columns} for row in csv.DictReader(lines)]
 
 
 def _treebank(variable: str, ending: str) -> Path:

@@ -61,14 +61,15 @@ def test_rows_hold_the_best_epoch_and_gains_paired_by_seed(tmp_path: Path) -> No
         assert (tmp_path / "results" / picture).read_bytes()[1:4] == b"PNG"
 
 
-def test_a_parser_is_measured_by_its_las(tmp_path: Path) -> None:
+def test_a_parser_is_measured_by_its_las_and_uas(tmp_path: Path) -> None:
     parser = result("constant", 1, {}, "parser")
     parser["evaluations"] = [
-        {"epoch": epoch, "average": "raw", "LAS": las, "UAS": 0.9, "loss": 2.0}
-        for epoch, las in enumerate([0.7, 0.8], 1)
+        {"epoch": epoch, "average": "raw", "LAS": las, "UAS": las + 0.1, "loss": 2.0}
+        for epoch, las in enumerate([0.7, 0.8, 0.75], 1)
     ]
     (row,) = report(tmp_path, "parser", parser)
-    assert row.startswith("| P1 | constant | raw | 80.00 |  | 2.000 | 2 | 80.00 |")
+    assert row.startswith("| P1 | constant | raw | 80.00 |  | 2.000 | 2 | 75.00 |")
+    assert row.endswith("| 90.00 | 85.00 |")
 
 
 def test_runs_of_one_seed_stand_beside_each_other(tmp_path: Path) -> None:
@@ -121,4 +122,33 @@ def test_soups_stand_beside_their_best_model(tmp_path: Path) -> None:
     assert report(tmp_path, "soup", result("soup", 1, values, "tagger")) == [
         "| one start | 51.00, 52.00, 53.00 | 53.00 | 54.00 (+1.00) | 54.00 (+1.00) |",
         "| own starts | 51.00, 52.00, 53.00 | 53.00 | 10.00 (-43.00) | 53.00 (+0.00) |",
+    ]
+
+
+def test_what_a_sweep_of_one_half_chooses_is_measured_on_the_other(tmp_path: Path) -> None:
+    def swept(*accuracies: float) -> List[Dict[str, str]]:
+        lengths = {"": 0.5, "0.05": accuracies[0], "0.1": accuracies[1], "0.2": accuracies[2]}
+        return [
+            {
+                "kind": "power_function" if length else "raw",
+                "name": "power_function" if length else "raw weights",
+                "sigma_rel": length,
+                "effective_window": "",
+                "residual": {"": "", "0.2": "0.06"}.get(length, "0.01"),
+                "accuracy": str(accuracy),
+                "loss": "1",
+            }
+            for length, accuracy in lengths.items()
+        ]
+
+    run = result("snapshots", 1, {}, "tagger")
+    # The longest cannot be made well from the snapshots, so it is never chosen.
+    run["sweeps"] = {
+        "dev": swept(0.52, 0.53, 0.9),
+        "half_0": swept(0.56, 0.52, 0.9),
+        "half_1": swept(0.51, 0.54, 0.9),
+    }
+    assert report(tmp_path, "swept", run) == [
+        "| 1 | 0.100 | +3.00 | +3.00 | 0.050, 0.100 | +1.50 | +3.00 |",
+        "| all |  | +3.00 | +3.00 |  | +1.50 | +3.00 |",
     ]

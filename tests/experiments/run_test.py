@@ -109,3 +109,13 @@ def test_the_parser_alone_sees_the_package_of_its_model(tmp_path: Path) -> None:
         for condition in ("parser", "tagger")
     )
     assert str(run.MODELS) in parser and str(run.MODELS) not in tagger
+
+
+def test_halves_are_every_second_sentence(tmp_path: Path) -> None:
+    dev = (DATA / "dev.tsv").read_text().splitlines()
+    experiments = Experiments(DATA, tmp_path)
+    read = {
+        name: path.read_text().splitlines()
+        for name, path in experiments.dev_and_halves("tagger").items()
+    }
+    assert read == {"dev": dev, "half_0": dev[0::2], "half_1": dev[1::2]}
