@@ -1,2 +1,2 @@
-// Raw weights alone, which a soup is made of.
+// A model for a soup: the default average of ud_ewt.jsonnet.
 (import 'task.libsonnet') + { trainer+: { callbacks: [] } }
