@@ -29,7 +29,6 @@ DRAWN = [
     "window, last quarter",
 ]
 
-
 # In the picture of rows, so that the letters stay large enough to read.
 PANELS_ACROSS = 4
 

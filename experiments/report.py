@@ -255,10 +255,10 @@ def recovered_table(results: Sequence[Result]) -> str:
 def sweep_table(results: Sequence[Result]) -> str:
     """The lengths of a sweep over the dev set, after the last update."""
     runs = by_seed(results, "tagger", "snapshots")
+    columns = {"sigma_rel": ".3f", "effective_window": ".0f", "residual": ".3f"}
     table = []
     for number, of_seeds in enumerate(zip(*(run["sweeps"]["dev"] for run in runs.values())), 1):
         first = of_seeds[0]
-        columns = {"sigma_rel": ".3f", "effective_window": ".0f", "residual": ".3f"}
         cells = [format(float(first[c]), form) if first[c] else "" for c, form in columns.items()]
         losses, accuracies = ([float(m[c]) for m in of_seeds] for c in ("loss", "accuracy"))
         accuracy = spread([100 * value for value in accuracies], 2)

@@ -125,22 +125,23 @@ def test_soups_stand_beside_their_best_model(tmp_path: Path) -> None:
     ]
 
 
-def test_what_a_sweep_of_one_half_chooses_is_measured_on_the_other(tmp_path: Path) -> None:
-    def swept(*accuracies: float) -> List[Dict[str, str]]:
-        lengths = {"": 0.5, "0.05": accuracies[0], "0.1": accuracies[1], "0.2": accuracies[2]}
-        return [
-            {
-                "kind": "power_function" if length else "raw",
-                "name": "power_function" if length else "raw weights",
-                "sigma_rel": length,
-                "effective_window": "",
-                "residual": {"": "", "0.2": "0.06"}.get(length, "0.01"),
-                "accuracy": str(accuracy),
-                "loss": "1",
-            }
-            for length, accuracy in lengths.items()
-        ]
+def swept(*accuracies: float) -> List[Dict[str, str]]:
+    lengths = {"": 0.5, "0.05": accuracies[0], "0.1": accuracies[1], "0.2": accuracies[2]}
+    return [
+        {
+            "kind": "power_function" if length else "raw",
+            "name": "power_function" if length else "raw weights",
+            "sigma_rel": length,
+            "effective_window": "12.3" if length else "",
+            "residual": {"": "", "0.2": "0.06"}.get(length, "0.01"),
+            "accuracy": str(accuracy),
+            "loss": "1",
+        }
+        for length, accuracy in lengths.items()
+    ]
 
+
+def test_what_a_sweep_of_one_half_chooses_is_measured_on_the_other(tmp_path: Path) -> None:
     run = result("snapshots", 1, {}, "tagger")
     # The longest cannot be made well from the snapshots, so it is never chosen.
     run["sweeps"] = {
@@ -151,4 +152,14 @@ def test_what_a_sweep_of_one_half_chooses_is_measured_on_the_other(tmp_path: Pat
     assert report(tmp_path, "swept", run) == [
         "| 1 | 0.100 | +3.00 | +3.00 | 0.050, 0.100 | +1.50 | +3.00 |",
         "| all |  | +3.00 | +3.00 |  | +1.50 | +3.00 |",
+    ]
+
+
+def test_lengths_of_a_sweep_are_means_over_the_seeds(tmp_path: Path) -> None:
+    runs = [result("snapshots", seed, {}, "tagger") for seed in (1, 2)]
+    for run, accuracy in zip(runs, (0.52, 0.54)):
+        run["sweeps"] = {data: swept(accuracy, 0.53, 0.9) for data in ("dev", "half_0", "half_1")}
+    assert report(tmp_path, "sweep", *runs)[:2] == [
+        "| S1 | raw weights |  |  |  | 1.000 ± 0.000 | 50.00 ± 0.00 |",
+        "| S2 | power_function | 0.050 | 12 | 0.010 | 1.000 ± 0.000 | 53.00 ± 1.41 |",
     ]

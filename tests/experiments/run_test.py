@@ -119,3 +119,30 @@ def test_halves_are_every_second_sentence(tmp_path: Path) -> None:
         for name, path in experiments.dev_and_halves("tagger").items()
     }
     assert read == {"dev": dev, "half_0": dev[0::2], "half_1": dev[1::2]}
+
+
+def test_sweeps_are_kept_without_the_paths_of_a_machine(tmp_path: Path) -> None:
+    swept = Run("tagger", "snapshots", 1)
+    directory = tmp_path / "runs" / str(swept)
+    (directory / "sweeps" / "dev").mkdir(parents=True)
+    (directory / "evaluations.json").write_text(
+        '{"wall_seconds": [1], "cpu_seconds": [1], "evaluations": []}'
+    )
+    (directory / "sweeps" / "dev" / "sweep.csv").write_text(
+        "kind,name,sigma_rel,effective_window,residual,data,accuracy,loss\n"
+        "raw,raw weights,,,,/home/me/dev.tsv,0.5,2.0\n"
+    )
+    (directory / "sweeps" / "dev" / "sweep.png").write_bytes(b"picture")
+    results = tmp_path / "results"
+    Experiments(DATA, tmp_path / "runs", results)._finish(swept)
+    (measured,) = json.loads((results / f"{swept}.json").read_text())["sweeps"]["dev"]
+    assert measured == {
+        "kind": "raw",
+        "name": "raw weights",
+        "sigma_rel": "",
+        "effective_window": "",
+        "residual": "",
+        "accuracy": "0.5",
+        "loss": "2.0",
+    }
+    assert (results / "sweep.png").read_bytes() == b"picture"

@@ -55,6 +55,11 @@ def config(*callbacks: Any, **trainer: Any) -> Dict[str, Any]:
     return plain
 
 
+def test_a_changed_configuration_leaves_what_others_share() -> None:
+    config(RECALIBRATE)["trainer"]["callbacks"][0]["num_batches"] = 4
+    assert RECALIBRATE == {"type": "moving_average_buffers"}
+
+
 def evaluated(directory: Path, weights: Dict[str, torch.Tensor]) -> Dict[str, float]:
     """The validation metrics of `weights`, by AllenNLP itself."""
     trainer = TrainModel.from_params(
