@@ -6,7 +6,7 @@ the host. Optimizers wait for them before they write to the parameters.
 import functools
 import importlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable, Optional, Sequence, Set
+from typing import Any, Callable, Optional, Sequence, Set, Union
 
 import torch
 
@@ -70,10 +70,28 @@ class BackgroundFlush:
             future.result()
 
 
+Pending = Union[BackgroundPass, BackgroundFlush]
+
 _running: Set[BackgroundPass] = set()
 _register_hook: Optional[Callable[..., Any]] = getattr(
     importlib.import_module("torch.optim.optimizer"), "register_optimizer_step_pre_hook", None
 )
+
+
+def run(
+    current: Pass, weights: Sequence[float], overlaps_on: Optional[torch.device]
+) -> Optional[Pending]:
+    """
+    Runs a pass, in the background if it may overlap with what is next on the device.
+
+    # Returns
+
+    pending : `Optional[Pending]`
+        What has to be waited for, if there is something.
+    """
+    if overlaps_on is not None and can_overlap():
+        return BackgroundPass(current, weights, overlaps_on)
+    return BackgroundFlush(current) if current.run(weights) else None
 
 
 def can_overlap() -> bool:

@@ -2,24 +2,13 @@
 Shadow weights: a second copy of tensors, with one `lerp` towards them and one exact swap.
 """
 
-from typing import (
-    Any,
-    Collection,
-    Dict,
-    FrozenSet,
-    Iterable,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Any, Collection, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from allennlp_ema.shadow_weights.kernels import not_finite
-from allennlp_ema.shadow_weights.overlap import BackgroundFlush, BackgroundPass, can_overlap
+from allennlp_ema.shadow_weights.overlap import Pending, run
 from allennlp_ema.shadow_weights.passes import Member, Pass, new_like
 from allennlp_ema.shadow_weights.sharded import (
     GatheringModules,
@@ -92,7 +81,7 @@ class ShadowWeights:
         ]
         self._swap: Optional[Swap] = None
         self._passes: Dict[Tuple[ShadowWeights, ...], Pass] = {}
-        self._pending: Union[BackgroundPass, BackgroundFlush, None] = None
+        self._pending: Optional[Pending] = None
         # The positions of shadows with values that are not finite. `None` if they are not known.
         self._infinite: Optional[FrozenSet[int]] = None
 
@@ -149,7 +138,7 @@ class ShadowWeights:
             the same dtype, these are the parameters' tensors.
         """
         self.wait()
-        return self._by_name([self._place(index) for index in range(len(self.shadows))])
+        return self._by_name(self._places())
 
     def raw_values(self) -> Dict[str, Tensor]:
         """
@@ -159,21 +148,24 @@ class ShadowWeights:
             The parameters' raw values by name, without a copy. While the shadows' values are
             assigned, the raw values are elsewhere, in the shadows for example.
         """
-        if self._swap is None:
+        swap = self._present_swap()
+        if swap is None:
             return self._by_name([own.detach() for own in self.local_values])
-        return self._by_name(list(map(self._swap.raw, range(len(self.shadows)))))
+        return self._by_name(list(map(swap.raw, range(len(self.shadows)))))
 
     def load(self, values: Dict[str, Tensor]) -> None:
         """Copies `values`, one for each name, into the shadows, and into assigned parameters."""
         self.wait()
         self._infinite = None
+        swap = self._present_swap()
         with torch.no_grad():
             for name, index in self._index.items():
-                parameter = self.parameters[index]
-                value = local_values_for(parameter, values[name])
-                self._place(index).copy_(value)
-                if self.is_assigned:
-                    local_values(parameter).copy_(value)
+                value = local_values_for(self.parameters[index], values[name])
+                if swap is None:
+                    self.shadows[index].copy_(value)
+                else:
+                    swap.load(index, value)
+        torch.clear_autocast_cache()
 
     def lerp(self, other: "ShadowWeights", weight: float) -> None:
         """
@@ -200,10 +192,13 @@ class ShadowWeights:
         self.wait()
         try:
             chosen = {self._index[name] for name in (self._index if names is None else names)}
-            self._swap = Swap(self.local_values, self.shadows, chosen)
+            # What is made in inference mode could not be changed by a `restore` outside of it.
+            with torch.inference_mode(False):
+                self._swap = Swap(self.local_values, self.shadows, chosen)
             self._swap.assign()
             for follower in self.followers if names is None else []:
                 follower.assign()
+            torch.clear_autocast_cache()
         except BaseException:
             self._restore()
             raise
@@ -221,20 +216,22 @@ class ShadowWeights:
     def _restore(self) -> None:
         for follower in reversed(self.followers):
             follower._restore()
-        if self._swap is not None:
-            self._swap.parameters = self.local_values
-            self._swap.restore()
+        swap = self._present_swap()
+        if swap is not None:
+            swap.restore()
             self._swap = None
+            # `torch.autocast` would go on with the half-precision copies of the assigned values.
+            torch.clear_autocast_cache()
 
     def keep_assigned(self) -> None:
         """
         Makes the assigned values the parameters' raw values, so that nothing is left to restore.
         """
         assert self._swap is not None
-        for index, shadow in enumerate(self.shadows):
-            if self._swap.is_exchanged(index):
-                with torch.no_grad():
-                    shadow.copy_(self._place(index))
+        with torch.no_grad():
+            for shadow, place in zip(self.shadows, self._places()):
+                if place is not shadow:
+                    shadow.copy_(place)
         self._swap = None
         for follower in self.followers:
             if follower.is_assigned:
@@ -255,10 +252,16 @@ class ShadowWeights:
                     "after a parameter was resized"
                 )
 
-    def _place(self, index: int) -> Tensor:
-        if self._swap is not None and self._swap.is_exchanged(index):
-            return local_values(self.parameters[index])
-        return self.shadows[index]
+    def _present_swap(self) -> Optional[Swap]:
+        if self._swap is not None:
+            # The local tensors of sharded parameters may be others by now, and a copy has its own.
+            self._swap.parameters = self.local_values
+        return self._swap
+
+    def _places(self) -> List[Tensor]:
+        """The tensors that hold the shadows' values at present."""
+        swap = self._present_swap()
+        return self.shadows if swap is None else list(map(swap.average, range(len(self.shadows))))
 
     def _infinite_before(self, weight: float) -> FrozenSet[int]:
         """The positions of shadows with infinities or NaN, if a `lerp` has to know them."""
@@ -330,10 +333,8 @@ def update(shadow_weights: Sequence[ShadowWeights], weights: Sequence[float]) ->
         ]
         current = passes[key] = Pass(members, memories)
     # Followers do not overlap, because the next forward pass may write to buffers.
-    if all(each.overlaps for each in moved) and can_overlap():
-        pending: Any = BackgroundPass(current, moved_by, moved[0].local_values[0].device)
-    else:
-        pending = BackgroundFlush(current) if current.run(moved_by) else None
+    overlaps = all(each.overlaps for each in moved)
+    pending = run(current, moved_by, moved[0].local_values[0].device if overlaps else None)
     for each in moved:
         each._pending = pending
 

@@ -42,7 +42,7 @@ class Swap:
     def __init__(
         self, parameters: Sequence[Tensor], shadows: Sequence[Tensor], chosen: Collection[int]
     ) -> None:
-        #: `ShadowWeights` sets these again before `restore`, because a copy has its own parameters.
+        #: `ShadowWeights` sets these again before each use.
         self.parameters = parameters
         self._shadows = shadows
         overlapping = _overlapping(parameters)
@@ -53,6 +53,9 @@ class Swap:
             else parameters[index].data.clone()
             for index in sorted(chosen)
         }
+        # The memory of the exchanged parameters. Meanwhile a parameter may be given another memory,
+        # by `model.half()` for example.
+        self._memories: Dict[int, Tensor] = {}
         self._blocks: Optional[List[_Block]] = self._cut()
 
     def is_exchanged(self, index: int) -> bool:
@@ -62,6 +65,17 @@ class Swap:
     def raw(self, index: int) -> Tensor:
         """The tensor that holds the raw value of parameter `index` at present."""
         return self._raw.get(index, self.parameters[index].detach())
+
+    def average(self, index: int) -> Tensor:
+        """The tensor that holds the value of shadow `index` at present."""
+        self._all_blocks()
+        return self._memories.get(index, self._shadows[index])
+
+    def load(self, index: int, value: Tensor) -> None:
+        """Changes the value of shadow `index`, and of the parameter that it is assigned to."""
+        self.average(index).copy_(value)
+        if index in self._raw:
+            self.parameters[index].data.copy_(value)
 
     def assign(self) -> None:
         """Gives the parameters the shadows' values."""
@@ -79,7 +93,8 @@ class Swap:
         for block in reversed(self._all_blocks()):
             block.restore()
         for index, raw in self._raw.items():
-            if not self.is_exchanged(index):
+            raw = self._memories.get(index, raw)
+            if raw.data_ptr() != self.parameters[index].data_ptr():
                 self.parameters[index].data.copy_(raw)
 
     def _all_blocks(self) -> List["_Block"]:
@@ -94,6 +109,7 @@ class Swap:
         groups: Dict[object, List[List[Tensor]]] = {}
         for index, (parameter, shadow) in enumerate(zip(self.parameters, self._shadows)):
             if self.is_exchanged(index):
+                self._memories[index] = parameter.data
                 key = (parameter.dtype, parameter.device, shadow.device)
                 # `data` has its own version counter, so that backward works after `restore` for a
                 # graph that used the parameter before.
@@ -108,7 +124,7 @@ class Swap:
 
     def __getstate__(self) -> Dict[str, Any]:
         # Blocks are views of these tensors, so a copy has to make its own.
-        return {**vars(self), "_blocks": None}
+        return {**vars(self), "_memories": {}, "_blocks": None}
 
 
 class _Block:

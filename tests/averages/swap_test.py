@@ -219,6 +219,67 @@ def test_an_optimizer_is_copied_while_averages_are_assigned(copied: Any) -> None
 
 
 @EVERY
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda model: model.double(),
+        lambda model: model.half().float(),
+        lambda model: [setattr(p, "data", p.data.clone()) for p in model.parameters()],
+    ],
+    ids=["double", "half and back", "clone"],
+)
+def test_parameters_may_be_given_other_memory_while_averages_are_assigned(
+    move: Callable[[torch.nn.Module], Any], params: Dict[str, Any]
+) -> None:
+    model = Linear(3, 2)
+    average = built(params, list(model.named_parameters()))
+    for number in range(1, 4):
+        with torch.no_grad():
+            model.weight.add_(0.1)
+        average.apply(number)
+    raw, expected = model.weight.detach().clone(), average.average("weight").clone()
+    with average.average_values():
+        move(model)
+        assert torch.equal(average.average("weight"), expected)
+        # A state that is loaded now goes where the average is.
+        average.load_state_dict(average.state_dict())
+    assert torch.equal(model.weight.float(), raw)
+    assert torch.equal(average.average("weight"), expected)
+
+
+@EVERY
+def test_what_is_assigned_in_inference_mode_is_restored_outside(params: Dict[str, Any]) -> None:
+    average, parameters = trained(params)
+    raw = values(parameters)
+    with torch.inference_mode():
+        average.assign_average_value()
+    assert not equal(values(parameters), raw)
+    average.restore()
+    assert equal(values(parameters), raw)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch, "autocast") or not hasattr(torch, "clear_autocast_cache"),
+    reason="this torch has no autocast for the CPU",
+)
+def test_autocast_computes_with_the_values_that_are_there() -> None:
+    model = Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    average = allennlp_ema.ExponentialMovingAverage(model.named_parameters(), decay=0.5)
+    torch.nn.init.constant_(model.weight, 8.0)
+    # Without a number there is no warm-up.
+    average.apply()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        student = model(torch.ones(1))
+        with average.average_values():
+            teacher = model(torch.ones(1))
+        again = model(torch.ones(1))
+    assert [student.item(), teacher.item(), again.item()] == [8.0, 4.0, 8.0]
+    student.backward()
+    assert model.weight.grad.item() == 1.0
+
+
+@EVERY
 def test_a_state_taken_while_assigned_is_right_for_ever(params: Dict[str, Any]) -> None:
     average, parameters = trained(params)
     expected = copy.deepcopy(average.state_dict())
