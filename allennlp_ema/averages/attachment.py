@@ -40,6 +40,11 @@ class Attachment:
         """
         return {}
 
+    def follow(self) -> None:
+        """
+        Called before its tensors are read or get other values. A module may have replaced one.
+        """
+
     def before_sample(self) -> None:
         """Called before a sample of the parameters is taken."""
 

@@ -51,7 +51,7 @@ class TrainerContract(AllenNLPMovingAverage):
         `ConfigurationError` : if a duration in the configuration is not resolved.
         Nothing is changed then.
         """
-        if self.is_assigned:
+        if any(member.running.is_locked or member.is_assigned for member in self.members()):
             raise RuntimeError(
                 "the parameters hold their averages at present, so there is nothing to average: "
                 "call restore() before apply()"
@@ -66,6 +66,7 @@ class TrainerContract(AllenNLPMovingAverage):
         updates = [each.weighting.next(each.counts, num_updates) for each in running]
         moves = [move for each, coming in zip(running, updates) for move in each.moves(coming)]
         for attachment in distinct_attachments(running):
+            attachment.follow()
             if any(coming.is_sample for coming in updates):
                 attachment.before_sample()
         if moves:
@@ -174,10 +175,7 @@ class TrainerContract(AllenNLPMovingAverage):
     @property
     def assigned(self) -> Optional[RunningAverage]:
         """The running average that is assigned at present. `None` if none is."""
-        for running in self.assignable():
-            if running.num_assigned:
-                return running
-        return None
+        return next((each for each in self.assignable() if each.num_assigned), None)
 
     @property
     def is_assigned(self) -> bool:

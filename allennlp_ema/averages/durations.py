@@ -44,9 +44,9 @@ class Durations:
 
     @property
     def unresolved(self) -> Dict[str, Duration]:
-        return {
-            key: getattr(*place) for key, place in self._places.items() if key not in self.resolved
-        }
+        present = {key: getattr(*place) for key, place in self._places.items()}
+        # Two averages may share a schedule, which the first resolves.
+        return {key: value for key, value in present.items() if isinstance(value, Duration)}
 
     def resolve(self, length: TrainingLength) -> None:
         """
@@ -85,9 +85,14 @@ class Durations:
                 )
             self.put(key, saved[key])
 
-    def ended_with(self, num_epochs: int) -> Iterable[str]:
-        """The keys of the unresolved durations of `num_epochs` epochs."""
-        return [key for key, each in self.unresolved.items() if each.epochs == num_epochs]
+    def ended_with(self, num_epochs: int) -> Dict[str, float]:
+        """The unresolved durations of at most `num_epochs` epochs, by key in epochs."""
+        # A shorter one is unresolved if its epochs had ended before averaging began.
+        return {
+            key: each.epochs
+            for key, each in self.unresolved.items()
+            if each.epochs is not None and each.epochs <= num_epochs
+        }
 
     def check_resolved(self) -> None:
         """
@@ -146,19 +151,19 @@ class WithDurations(TrainerContract):
         return bool(self.durations.unresolved)
 
     def epoch_ended(self, num_epochs: int) -> None:
-        """Resolves the durations of `num_epochs` epochs, and takes the sample that is due then."""
-        counts = self.counts
+        """
+        Resolves the durations of up to `num_epochs` epochs, and takes the sample that is due then.
+        """
+        number = self.counts.num_updates
         ended = self.durations.ended_with(num_epochs)
-        if "start_step" in ended:
-            # The average equals the parameters of this update, so averaging starts with the next.
-            self.durations.put("start_step", counts.num_updates + 1)
-        if "update_every" in ended:
-            self.durations.put("update_every", counts.num_updates)
+        is_sampled = number == self.start_step
+        for key, epochs in ended.items():
+            self.durations.put(key, number * epochs / num_epochs)
         if ended:
             self._update_weighting()
-        if "update_every" in ended and not self.weighting.is_waiting:
-            self.running.commit(counts.skip(counts.num_updates - 1))
-            self.update_members(counts.num_updates)
+        if ended and not is_sampled:
+            self.running.commit(self.counts.skip(number - 1))
+            self.update_members(number)
 
     def check_resolved(self) -> None:
         if not self.weighting.is_waiting:

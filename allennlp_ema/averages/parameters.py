@@ -22,10 +22,17 @@ def checked_names(parameters: Iterable[NamedParameter]) -> List[NamedParameter]:
     """
     # Raises
 
-    `ConfigurationError` : if there are no parameters, or if two have the same name.
+    `ConfigurationError` : if there are no parameters, if two have the same name, or if they are
+        given without their names.
     """
     checked = {}
-    for name, parameter in parameters:
+    for pair in parameters:
+        if not isinstance(pair, (tuple, list)):
+            raise ConfigurationError(
+                f'"parameters" has a {type(pair).__name__}, but has to have pairs of a name and a '
+                "tensor, as model.named_parameters() gives them"
+            )
+        name, parameter = pair
         if name in checked:
             raise ConfigurationError(f'"parameters" has two parameters of the name "{name}"')
         checked[name] = parameter

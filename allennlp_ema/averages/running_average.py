@@ -55,6 +55,11 @@ class RunningAverage:
         # Loaded states of attachments that are not attached yet.
         self._pending_states: Dict[str, Any] = {}
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether this average or another one of the same parameters is assigned."""
+        return self._lock.holder is not None
+
     def moves(self, update: Update) -> List[Move]:
         """The shadow weights that an update moves, each with its weight."""
         return [(self.shadow_weights, update.weight)] if update.weight else []
@@ -88,7 +93,7 @@ class RunningAverage:
         self.attachments.append(attachment)
         state = self._pending_states.pop(attachment.name, None)
         if state is not None:
-            self.load_attachment(attachment.name, state)
+            self.prepare_attachment(attachment, state)()
 
     def assign(self, names: Optional[Collection[str]] = None) -> None:
         """
@@ -109,6 +114,8 @@ class RunningAverage:
             self.num_assigned += 1
             return
         self.refresh()
+        for attachment in self.attachments:
+            attachment.follow()
         try:
             self._lock.holder = self
             self.assigned_names = names
@@ -177,13 +184,18 @@ class RunningAverage:
         averages = matched("averages", state["averages"], self.shadow_weights.values())
         check_entries("counts", state["counts"], AveragingCounts._fields)
         counts = AveragingCounts(**state["counts"])
+        pending = dict(state.get("attachments", {}))
+        loads = [
+            self.prepare_attachment(attachment, pending.pop(attachment.name))
+            for attachment in self.attachments
+            if attachment.name in pending
+        ]
 
         def load() -> None:
             self.load(averages, counts)
-            self._pending_states = dict(state.get("attachments", {}))
-            for attachment in self.attachments:
-                if attachment.name in self._pending_states:
-                    self.load_attachment(attachment.name, self._pending_states.pop(attachment.name))
+            self._pending_states = pending
+            for load_attachment in loads:
+                load_attachment()
 
         return load
 
@@ -191,12 +203,22 @@ class RunningAverage:
         self.shadow_weights.load(averages)
         self.commit(counts)
 
-    def load_attachment(self, name: str, state: Dict[str, Any]) -> None:
-        """Loads the part of a state that belongs to the attachment `name`."""
-        for follower, averages in zip(self._followers[name], state["averages"]):
-            follower.load(matched(name, averages, follower.values()))
-        (attachment,) = (each for each in self.attachments if each.name == name)
-        attachment.load_state_dict(self.average, state["own"])
+    def prepare_attachment(
+        self, attachment: Attachment, state: Dict[str, Any]
+    ) -> Callable[[], None]:
+        """As `prepare_load`, for the part of a state that belongs to an attachment."""
+        followers = self._followers[attachment.name]
+        averages = [
+            matched(attachment.name, values, follower.values())
+            for follower, values in zip(followers, state["averages"])
+        ]
+
+        def load() -> None:
+            for follower, values in zip(followers, averages):
+                follower.load(values)
+            attachment.load_state_dict(self.average, state["own"])
+
+        return load
 
 
 def distinct_attachments(running_averages: Iterable[RunningAverage]) -> List[Attachment]:

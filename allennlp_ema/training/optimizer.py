@@ -147,8 +147,9 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         }
 
     def __getstate__(self) -> Dict[str, Any]:
-        # The base class would copy only the groups and the state.
-        return dict(vars(self))
+        # The base class would copy only the groups and the state. The `step` that a learning rate
+        # scheduler gives to the optimizer takes the steps of this object, not those of a copy.
+        return {key: value for key, value in vars(self).items() if key != "step"}
 
     defaults: Any = _of_the_inner_optimizer("defaults")
     param_groups: Any = _of_the_inner_optimizer("param_groups")
@@ -230,13 +231,29 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
 
         parameters : `Iterable[Union[Tensor, str]]`, optional (default = `None`)
             Only these parameters, given as tensors or names. `None` means all.
+
+        # Raises
+
+        `RuntimeError` : while averages are assigned, but not to all of these parameters.
+        `ConfigurationError` : if one of `parameters` is not averaged.
+        Nothing is changed then.
         """
+        names = None
         if parameters is not None:
             # Names are kept, because averages may be assigned several times and an iterator can be
             # read only once.
-            self._names_set_aside = {self.moving_average.checked_name(each) for each in parameters}
-        if not self.moving_average.is_assigned:
+            names = {self.moving_average.checked_name(each) for each in parameters}
+        assigned = self.moving_average.assigned
+        if assigned is None:
+            self._names_set_aside = names
             self.swap_weights()
+            return
+        held = assigned.assigned_names
+        if held is not None and (names is None or not names <= set(held)):
+            raise RuntimeError(
+                "averages are assigned at present to other parameters than these: call "
+                "swap_weights() before this assign_average_vars()"
+            )
 
     def swap_weights(self) -> None:
         """

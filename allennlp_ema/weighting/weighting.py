@@ -153,18 +153,26 @@ class Weighting:
         if since_start % self.update_every:
             copies = not counts.num_averaged and self._forgets_initial_value(is_numbered)
             return Update(counts.skip(number), 1.0 if copies else 0.0, False)
-        weight = self._weight(counts.num_averaged, since_start, is_numbered)
-        sampled = counts.sample(number, weight, self.zero_debias)
-        return Update(sampled, sampled.last_weight, True)
+        return self._sample(counts, number, is_numbered)
 
     def _next_while_waiting(
         self, counts: AveragingCounts, number: int, is_numbered: bool
     ) -> Update:
         if isinstance(self.start_step, Duration) or number < self.start_step:
             return Update(AveragingCounts(number), 1.0, False)
+        if number == self.start_step:
+            # Whatever the interval is, `start_step` is sampled.
+            return self._sample(counts, number, is_numbered)
         # The interval is unknown until the first epoch ends, so the weight for interval 1 decides.
-        forgets = self._is_forgetting(self._rule_weight(0, 1, is_numbered, 1))
-        return Update(counts.skip(number), 1.0 if forgets else 0.0, False)
+        copies = not counts.num_averaged and self._is_forgetting(
+            self._rule_weight(0, 1, is_numbered, 1)
+        )
+        return Update(counts.skip(number), 1.0 if copies else 0.0, False)
+
+    def _sample(self, counts: AveragingCounts, number: int, is_numbered: bool) -> Update:
+        weight = self._weight(counts.num_averaged, number - self.start_step, is_numbered)
+        sampled = counts.sample(number, weight, self.zero_debias)
+        return Update(sampled, sampled.last_weight, True)
 
     def updates_since_start(self, num_averaged: int) -> int:
         """
@@ -181,9 +189,12 @@ class Weighting:
 
         window : `Optional[float]`
             The length, in updates, of the uniform average that reduces noise as much:
-            `update_every / sum of squared shares`. `None` before the first sample.
+            `update_every / sum of squared shares`. `None` before the first sample, and while a
+            duration is unresolved.
         """
-        return self.update_every / counts.sum_of_squares if counts.num_averaged else None
+        if self.is_waiting or not counts.num_averaged:
+            return None
+        return self.update_every / counts.sum_of_squares
 
     def sampled_updates(self, num_updates: int) -> ndarray:
         """

@@ -253,3 +253,17 @@ def test_info_lines(caplog):
     )
     # One for each member, with its memory.
     assert len(lines) == 4 and all("1 values" in line for line in lines[:3])
+
+
+def test_a_member_is_not_updated_while_another_is_assigned():
+    parameters = named_parameter(torch.zeros(3))
+    average = bank()(parameters)
+    follow(average, parameters, torch.ones(2, 3))
+    before = average.averages["last"].counts
+    average.averages["fast"].assign_average_value()
+    with pytest.raises(RuntimeError, match=r"restore\(\) before apply\(\)"):
+        average.averages["last"].apply()
+    assert average.averages["last"].counts == before
+    average.averages["fast"].restore()
+    average.averages["last"].apply()
+    assert average.averages["last"].counts.num_averaged == 3

@@ -11,7 +11,7 @@ import torch
 from allennlp.common import Params
 from allennlp.common.checks import ConfigurationError
 
-from allennlp_ema import MovingAverage
+from allennlp_ema import ExponentialMovingAverage, HalfLifeDecay, MovingAverage
 from allennlp_ema.weighting.duration import Duration, TrainingLength
 from tests.support.every_average import EVERY_AVERAGE, built
 from tests.support.training_runs import (
@@ -118,38 +118,86 @@ def test_an_unresolved_duration_is_refused_at_the_first_update() -> None:
         built({"start_step": {"fraction": 0.5}}, named_parameter(torch.zeros(2))).resolve(6)
 
 
-def test_without_a_length_whole_epochs_are_resolved_when_they_end() -> None:
-    trajectory = random_walk(24)
-    for params in EVERY_AVERAGE.values():
-        parameters = named_parameter(trajectory[0])
-        average = built(params, parameters, update_every={"epochs": 2})
-        average.resolve(num_updates_per_epoch=None, num_epochs=4)
-        plain_parameters = named_parameter(trajectory[0])
-        plain = built(params, plain_parameters, update_every=12)
-        for number, value in enumerate(trajectory[1:], start=1):
-            move(parameters, value)
-            move(plain_parameters, value)
-            average.apply(number)
-            plain.apply(number)
-            if number % 6 == 0:
-                average.epoch_ended(number // 6)
-            assert torch.equal(average.average("weight"), plain.average("weight")), number
+# What is resolved late, and the numbers, for epochs of 6 updates.
+LATE: Dict[str, Any] = {
+    "update_every": ({"update_every": {"epochs": 2}}, {"update_every": 12}),
+    "sample before it": (
+        {"start_step": 2, "update_every": {"epochs": 1}},
+        {"start_step": 2, "update_every": 6},
+    ),
+    "sample with it": (
+        {"start_step": 6, "update_every": {"epochs": 1}},
+        {"start_step": 6, "update_every": 6},
+    ),
+}
+# A first sample that replaces what was before it makes these equal too.
+LATE_START: Dict[str, Any] = {
+    "start_step": ({"start_step": {"epochs": 2}}, {"start_step": 12}),
+    "both at once": (
+        {"start_step": {"epochs": 2}, "update_every": {"epochs": 2}},
+        {"start_step": 12, "update_every": 12},
+    ),
+    "start_step first": (
+        {"start_step": {"epochs": 1}, "update_every": {"epochs": 2}},
+        {"start_step": 6, "update_every": 12},
+    ),
+    "update_every first": (
+        {"start_step": {"epochs": 2}, "update_every": {"epochs": 1}},
+        {"start_step": 12, "update_every": 6},
+    ),
+}
+FORGETTING = ["uniform", "power_function", "window", "exponential_schedule"]
 
 
-def test_without_a_length_averaging_starts_after_so_many_epochs() -> None:
+@pytest.mark.parametrize(
+    "late, params",
+    [(late, params) for late in LATE for params in EVERY_AVERAGE]
+    + [(late, params) for late in LATE_START for params in FORGETTING],
+)
+def test_without_a_length_whole_epochs_are_resolved_when_they_end(late: str, params: str) -> None:
+    durations, numbers = {**LATE, **LATE_START}[late]
     trajectory = random_walk(24)
-    parameters = named_parameter(trajectory[0])
-    average = built({"type": "uniform"}, parameters, start_step={"epochs": 2})
+    parameters, plain_parameters = (named_parameter(trajectory[0]) for _ in range(2))
+    average = built(EVERY_AVERAGE[params], parameters, **durations)
     average.resolve(num_updates_per_epoch=None, num_epochs=4)
+    plain = built(EVERY_AVERAGE[params], plain_parameters, **numbers)
     for number, value in enumerate(trajectory[1:], start=1):
         move(parameters, value)
+        move(plain_parameters, value)
+        average.apply(number)
+        plain.apply(number)
+        if number % 6 == 0:
+            average.epoch_ended(number // 6)
+            assert average.num_averaged == plain.num_averaged
+        assert number < 12 or torch.equal(average.average("weight"), plain.average("weight"))
+    assert average.effective_window() == pytest.approx(plain.effective_window())
+
+
+def test_without_a_length_what_ended_before_averaging_began_is_resolved() -> None:
+    trajectory = random_walk(24)
+    parameters = named_parameter(trajectory[0])
+    average = built(
+        {"type": "uniform"}, parameters, start_step={"epochs": 1}, update_every={"epochs": 2}
+    )
+    average.resolve(num_updates_per_epoch=None, num_epochs=4)
+    # The first two epochs were trained without an average.
+    for number in range(13, 25):
+        move(parameters, trajectory[number])
         average.apply(number)
         if number % 6 == 0:
             average.epoch_ended(number // 6)
-        if number <= 12:
-            assert torch.equal(average.average("weight"), value)
-    assert torch.allclose(average.average("weight"), trajectory[13:].mean(0))
-    assert average.start_step == 13
+    assert not average.has_unresolved_durations
+    assert (average.start_step, average.update_every) == (6, 12)
+    assert average.num_averaged == 1
+    assert torch.equal(average.average("weight"), trajectory[18])
+
+
+def test_averages_may_share_a_schedule_that_has_a_duration() -> None:
+    schedule = HalfLifeDecay(Duration(epochs=2))
+    averages = [ExponentialMovingAverage(named_parameter(torch.zeros(2)), schedule) for _ in "ab"]
+    for average in averages:
+        average.resolve(num_updates_per_epoch=6)
+    assert schedule.half_life == 12 and not averages[1].has_unresolved_durations
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,7 @@ class TestInvalidSettings:
         "parameters, message",
         [
             ([], '"parameters" is empty'),
+            ([torch.zeros(2)], '"parameters" has a Tensor, but has to have pairs of a name and'),
             (
                 [("a", torch.ones(2)), ("b", torch.ones(2)), ("a", torch.ones(2))],
                 'two parameters of the name "a"',

@@ -2,6 +2,7 @@
 Averages that are assigned to some of the parameters only.
 """
 
+import copy
 from typing import Any, Dict
 
 import pytest
@@ -59,6 +60,18 @@ def test_other_parameters_are_not_assigned_meanwhile() -> None:
     assert not average.is_assigned
 
 
+@EVERY
+def test_a_state_that_is_loaded_meanwhile_leaves_the_others_alone(params: Any) -> None:
+    model, average = moved(params)
+    weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
+    average.assign_average_value(["weight"])
+    state = average.state_dict()
+    average.load_state_dict(state)
+    assert torch.equal(model.bias, bias) and not torch.equal(model.weight, weight)
+    average.restore()
+    assert torch.equal(model.weight, weight) and torch.equal(model.bias, bias)
+
+
 @pytest.mark.parametrize("what, named", [(["scale"], '"scale"'), ([torch.zeros(3)], r"\[3\]")])
 def test_what_is_not_averaged_is_refused(what: Any, named: str) -> None:
     model, average = moved({"decay": 0.5})
@@ -93,6 +106,22 @@ class TestOptimizer:
             assert torch.equal(model.weight, weight) and torch.equal(model.bias, bias)
             optimizer.swap_weights()
             assert torch.equal(model.weight, assigned) and torch.equal(model.bias, bias)
+
+    def test_none_means_all_after_some_were_assigned(self) -> None:
+        model, optimizer = self.optimizer(average_decay=0.5)
+        averages = copy.deepcopy(dict(optimizer.moving_average.named_averages()))
+        optimizer.assign_average_vars(["bias"])
+        for others in (["weight"], None):
+            with pytest.raises(RuntimeError, match="to other parameters than these"):
+                optimizer.assign_average_vars(others)
+        optimizer.assign_average_vars([model.bias])
+        optimizer.swap_weights()
+        optimizer.assign_average_vars()
+        assert all(torch.equal(value, averages[name]) for name, value in model.named_parameters())
+        # The bias has its average already.
+        optimizer.assign_average_vars(["bias"])
+        optimizer.swap_weights()
+        assert not optimizer.moving_average.is_assigned
 
     def test_the_short_form_is_a_constant_decay(self) -> None:
         _, optimizer = self.optimizer(average_decay=0.99)

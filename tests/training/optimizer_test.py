@@ -303,9 +303,13 @@ def test_state_of_both_loads_to_the_bit(inner: Dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
-def test_copy_goes_on_by_itself(copied: Any) -> None:
+@pytest.mark.parametrize("is_scheduled", [False, True])
+def test_copy_goes_on_by_itself(is_scheduled: bool, copied: Any) -> None:
     model = linear()
     optimizer = averaging(model, type="adam")
+    if is_scheduled:
+        # It gives the optimizer a `step` that takes the steps of this one.
+        torch.optim.lr_scheduler.StepLR(optimizer, step_size=9)
     compute_gradients(model, 0)
     optimizer.step()
     other, recovered = copied((model, optimizer))

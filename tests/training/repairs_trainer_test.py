@@ -80,7 +80,11 @@ class TestCounts:
     def test_copies_can_be_made_in_and_after_a_training(
         self, average: Dict[str, Any], tmp_path: Path
     ) -> None:
-        trainer = build(tmp_path, moving_average=average, num_epochs=2)
+        # Such a scheduler gives the optimizer a `step` that cannot be pickled.
+        scheduler = {"type": "step", "step_size": 1}
+        trainer = build(
+            tmp_path, moving_average=average, num_epochs=2, learning_rate_scheduler=scheduler
+        )
         copied = []
 
         class Copying(TrainerCallback):

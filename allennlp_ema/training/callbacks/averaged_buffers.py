@@ -32,20 +32,23 @@ class AveragedBuffers(Attachment):
     def tensors(self) -> Dict[str, Tensor]:
         return self._buffers
 
-    def before_sample(self) -> None:
+    def follow(self) -> None:
         with torch.no_grad():
             for name, (module, key) in self._places.items():
                 followed = self._buffers[name]
                 if module._buffers[key] is not followed:
                     # Some modules replace a buffer by a new tensor instead of changing it in place.
                     module._buffers[key] = followed.copy_(module.get_buffer(key))
-            if is_distributed():
-                # All processes average the primary's buffers, which `DistributedDataParallel` would
-                # send only before the next batch.
-                followed_tensors = list(self._buffers.values())
-                flat = torch.cat([followed.reshape(-1) for followed in followed_tensors])
-                dist.broadcast(flat, src=0)
-                pieces = flat.split([followed.numel() for followed in followed_tensors])
+
+    def before_sample(self) -> None:
+        if is_distributed():
+            # All processes average the primary's buffers, which `DistributedDataParallel` would
+            # send only before the next batch.
+            followed_tensors = list(self._buffers.values())
+            flat = torch.cat([followed.reshape(-1) for followed in followed_tensors])
+            dist.broadcast(flat, src=0)
+            pieces = flat.split([followed.numel() for followed in followed_tensors])
+            with torch.no_grad():
                 for followed, piece in zip(followed_tensors, pieces):
                     followed.copy_(piece.view_as(followed))
 

@@ -94,20 +94,18 @@ class MovingAverageBuffersCallback(ExplainedFromParams, TrainerCallback):
             logger.info("The averaged model has %d averaged buffers", num_buffers)
         if num_buffers:
             average.attach(attachment)
-            self._load_former_state(average, attachment.name)
+            self._load_former_state(average, attachment)
 
-    def _load_former_state(self, average: MovingAverage, name: str) -> None:
+    def _load_former_state(self, average: MovingAverage, attachment: Attachment) -> None:
         statistics = iter(self._loaded_state.get("statistics", []))
         averages = iter(self._loaded_state.get("averages", []))
         for member in average.members() if self._loaded_state else []:
             num_averages = len(member.running.all_shadow_weights())
-            member.running.load_attachment(
-                name,
-                {
-                    "own": next(statistics, {}),
-                    "averages": list(itertools.islice(averages, num_averages)),
-                },
-            )
+            state: Dict[str, Any] = {
+                "own": next(statistics, {}),
+                "averages": list(itertools.islice(averages, num_averages)),
+            }
+            member.running.prepare_attachment(attachment, state)()
 
     def on_epoch(
         self,

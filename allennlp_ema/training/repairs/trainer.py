@@ -5,7 +5,7 @@ Repairs of AllenNLP's trainer, without which averages are wrong.
 import functools
 import logging
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 import torch
 import torch.distributed as dist
@@ -202,6 +202,11 @@ class _RealSteps:
             trainer._start_after_epochs_completed + trainer._start_after_batches_in_epoch_completed
             > 0
         )
+
+    def __getstate__(self) -> Dict[str, Any]:
+        # A copy of an optimizer has no `step` of its own. That of a learning rate scheduler cannot
+        # be pickled.
+        return {**vars(self), "_take_step": None}
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         loss = self._take_step(*args, **kwargs)

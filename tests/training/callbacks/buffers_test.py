@@ -1,3 +1,4 @@
+import copy
 import gc
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ from allennlp.models import Model
 from allennlp.training import GradientDescentTrainer
 from allennlp.training.util import evaluate
 
-from allennlp_ema import ExponentialMovingAverage, MovingAverage
+from allennlp_ema import ExponentialMovingAverage, MovingAverage, UniformMovingAverage
 from allennlp_ema.training.callbacks import MovingAverageBuffersCallback
 from allennlp_ema.training.callbacks.averaged_buffers import AveragedBuffers
 from allennlp_ema.weighting.weighting import AveragingCounts
@@ -234,6 +235,34 @@ class TestAverage:
             pass
         assert model.replaced.item() == 33.0
 
+    @pytest.mark.parametrize("settings", [{"update_every": 2}, {"start_step": 5}])
+    def test_it_is_followed_without_a_sample_too(self, settings: Any, tmp_path: Path) -> None:
+        model = ReplacingModel()
+        callback = MovingAverageBuffersCallback(str(tmp_path), "average")
+        average = started(callback, model, UniformMovingAverage, **settings)
+        for value in (11.0, 22.0, 33.0):
+            model(value)
+            average.apply(average.num_updates + 1)
+        # The second update's is the only sample, or averaging has not begun.
+        expected = 22.0 if "update_every" in settings else 33.0
+        (averages,) = average.state_dict()["attachments"]["averaged_buffers"]["averages"]
+        assert averages["replaced"].item() == expected
+        with average.average_values():
+            assert model.replaced.item() == expected
+        assert model.replaced.item() == 33.0
+
+    def test_a_state_that_does_not_fit_changes_nothing(self, tmp_path: Path) -> None:
+        model = ReplacingModel()
+        average = started(MovingAverageBuffersCallback(str(tmp_path), "average"), model)
+        model(11.0)
+        torch.nn.init.ones_(model.weight)
+        state = copy.deepcopy(average.state_dict())
+        state["attachments"]["averaged_buffers"]["averages"][0]["constant"] = torch.zeros(3)
+        state["averages"]["weight"].fill_(5.0)
+        with pytest.raises(ConfigurationError, match=r'"averaged_buffers" has shape \(3,\)'):
+            average.load_state_dict(state)
+        assert average.average("weight").item() == 0.0
+
 
 class TestRecovery:
     @pytest.mark.parametrize("callback", [RECALIBRATE, AVERAGE], ids=["recalibrate", "average"])
@@ -388,9 +417,14 @@ class ReplacingModel(Model):
         return {"loss": self.weight.sum()}
 
 
-def started(callback: MovingAverageBuffersCallback, model: Model) -> MovingAverage:
+def started(
+    callback: MovingAverageBuffersCallback,
+    model: Model,
+    type_: Any = ExponentialMovingAverage,
+    **settings: Any,
+) -> MovingAverage:
     """The average of a trainer of `model` that has introduced itself to `callback`."""
-    average = ExponentialMovingAverage(list(model.named_parameters()))
+    average: MovingAverage = type_(list(model.named_parameters()), **settings)
     trainer = GradientDescentTrainer(
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
