@@ -90,6 +90,7 @@ def best_by_row(results: Sequence[Result]) -> Figure:
             handles[f"learning rate {SCHEDULES[row.config]}"] = stroke
         axis.set_title(CONDITIONS[condition].title, fontsize=10)
         axis.set_xlabel(f"best dev {CONDITIONS[condition].metric}, %")
+        axis.locator_params(axis="x", nbins=4)
         axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(weights)))
     axes[0].set_yticklabels(weights)

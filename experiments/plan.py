@@ -50,11 +50,9 @@ CONDITIONS = {
     ),
     "transformer": Condition("A", "transformer", "transformer", num_epochs=20, evaluate_every=4),
     "long": Condition("L", "long run", "long", num_epochs=8, batch_size=16),
+    "noisy": Condition("N", "wrong tags", "tagger", num_epochs=10, evaluate_every=2),
+    "tenth": Condition("F", "little data", "tagger", num_epochs=40, evaluate_every=8),
     "overfitting": Condition("O", "overfitting", "overfitting", num_epochs=6),
-    "noisy": Condition("N", "overfitting, wrong tags", "overfitting", num_epochs=6),
-    "tenth": Condition(
-        "F", "overfitting, little data", "overfitting", num_epochs=20, evaluate_every=4
-    ),
 }
 
 
@@ -86,8 +84,10 @@ RUNS = [
     *_runs("tagger", "last_50", "last_20", "last_10"),
     *_runs("tagger", "switch", "lookahead"),
     *_runs("parser", "switch"),
+    *_runs("transformer", "switch"),
     *_runs("tagger", "snapshots"),
     Run("tagger", "soup", 1),
+    Run("tagger", "raw_soup", 1),
     *_runs("overfitting", *SCHEDULES, "allennlp_exponential"),
     Run("overfitting", "recovered", 1),
     Run("overfitting", "recovered_allennlp_exponential", 1),

@@ -193,21 +193,17 @@ def feedback_table(results: Sequence[Result]) -> str:
 
 def soup_table(results: Sequence[Result]) -> str:
     table = []
-    for run in by_seed(results, "tagger", "soup").values():
-        measured = {e["average"]: 100 * e["accuracy"] for e in run["evaluations"]}
-        for start in ("one start", "own starts"):
-            models = [measured[f"{start}, seed {seed}"] for seed in SEEDS]
-            soups = [measured[f"{start}, {kind} soup"] for kind in ("uniform", "greedy")]
-            table.append(
-                [
-                    start,
-                    ", ".join(f"{value:.2f}" for value in models),
-                    f"{max(models):.2f}",
-                    *(f"{soup:.2f} ({soup - max(models):+.2f})" for soup in soups),
-                ]
-            )
-    header = ["three models from", "accuracy, %", "the best of them", "uniform soup", "greedy soup"]
-    return markdown(header, table) if table else ""
+    for config, weights in {"soup": DEFAULT, "raw_soup": RAW}.items():
+        for run in by_seed(results, "tagger", config).values():
+            measured = {e["average"]: 100 * e["accuracy"] for e in run["evaluations"]}
+            for start in ("one start", "own starts"):
+                models = [measured[f"{start}, seed {seed}"] for seed in SEEDS]
+                soups = [measured[f"{start}, {kind} soup"] for kind in ("uniform", "greedy")]
+                each = ", ".join(f"{value:.2f}" for value in models)
+                compared = [f"{soup:.2f} ({soup - max(models):+.2f})" for soup in soups]
+                table.append([weights, start, each, f"{max(models):.2f}", *compared])
+    header = ["weights", "three models from", "accuracy, %", "the best of them", "uniform soup"]
+    return markdown([*header, "greedy soup"], table) if table else ""
 
 
 def epoch_table(columns: Dict[str, Optional[List[Evaluation]]]) -> str:

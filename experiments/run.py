@@ -225,8 +225,8 @@ class Training:
     def _steps_of(self, run: Run, experiments: Experiments) -> List[Tuple[List[str], int]]:
         """The arguments of each `python -m`, and the code with which it has to end."""
         directory = str(self.serialization_dir)
-        if run.config == "soup":
-            return [(["experiments.soups", directory], 0)]
+        if run.config.endswith("soup"):
+            return [(["experiments.soups", directory, run.config], 0)]
         config = str(HERE / f"{run.config}.jsonnet")
         train = ["allennlp", "train", config, "--serialization-dir", directory]
         train.append("--file-friendly-logging")

@@ -1,7 +1,7 @@
 """
 Trains three models from one start and three from different ones, and measures their soups.
 
-    python -m experiments.soups FOLDER
+    python -m experiments.soups FOLDER KIND
 """
 
 import json
@@ -16,6 +16,8 @@ from experiments.evaluate_every_average import METRICS
 from experiments.plan import SEEDS
 
 HERE = Path(__file__).parent
+# By kind, what `allennlp train` changes in the models' configurations.
+OVERRIDES = {"soup": "{}", "raw_soup": '{"trainer.moving_average": null}'}
 
 
 class Soups:
@@ -24,10 +26,13 @@ class Soups:
 
     folder : `Path`
         Where the models and `evaluations.json` go. The environment says what is trained.
+    kind : `str`
+        `"soup"`, of models that are averages, or `"raw_soup"`, of raw weights.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str) -> None:
         self.folder = folder
+        self.overrides = OVERRIDES[kind]
         self.dev = os.environ["DEV_DATA"]
         self.num_epochs = int(os.environ["NUM_EPOCHS"])
         self.evaluations: List[Any] = []
@@ -62,8 +67,8 @@ class Soups:
     ) -> Path:
         directory = self.folder / name
         environment = {"SEED": str(seed), "NUM_EPOCHS": str(num_epochs), "START": str(start)}
-        file = str(HERE / f"{config}.jsonnet")
-        self._allennlp("train", file, "--serialization-dir", str(directory), **environment)
+        options = ["--serialization-dir", str(directory), "--overrides", self.overrides]
+        self._allennlp("train", str(HERE / f"{config}.jsonnet"), *options, **environment)
         return directory / "model.tar.gz"
 
     def _evaluate(self, title: str, model: Path) -> None:
@@ -82,4 +87,4 @@ class Soups:
 
 
 if __name__ == "__main__":
-    Soups(Path(sys.argv[1])).run()
+    Soups(Path(sys.argv[1]), sys.argv[2]).run()

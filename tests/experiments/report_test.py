@@ -119,9 +119,14 @@ def test_soups_stand_beside_their_best_model(tmp_path: Path) -> None:
     values["one start, uniform soup"] = values["one start, greedy soup"] = [0.54]
     values["own starts, uniform soup"] = [0.1]
     values["own starts, greedy soup"] = [0.53]
-    assert report(tmp_path, "soup", result("soup", 1, values, "tagger")) == [
-        "| one start | 51.00, 52.00, 53.00 | 53.00 | 54.00 (+1.00) | 54.00 (+1.00) |",
-        "| own starts | 51.00, 52.00, 53.00 | 53.00 | 10.00 (-43.00) | 53.00 (+0.00) |",
+    soups = [result(config, 1, values, "tagger") for config in ("raw_soup", "soup")]
+    assert report(tmp_path, "soup", *soups) == [
+        f"| {weights} | {row}"
+        for weights in (DEFAULT, "raw")
+        for row in (
+            "one start | 51.00, 52.00, 53.00 | 53.00 | 54.00 (+1.00) | 54.00 (+1.00) |",
+            "own starts | 51.00, 52.00, 53.00 | 53.00 | 10.00 (-43.00) | 53.00 (+0.00) |",
+        )
     ]
 
 

@@ -21,14 +21,19 @@ def in_this_process(*arguments: str, **environment: str) -> None:
         main()
 
 
-def test_soups_of_one_start_and_of_three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["soup", "raw_soup"])
+def test_soups_of_one_start_and_of_three(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     conditions = {"tagger": CONDITIONS["tagger"]._replace(num_epochs=2)}
     experiments = Experiments(DATA, tmp_path, tmp_path / "results", conditions)
-    for name, value in experiments.environment(Run("tagger", "soup", 1)).items():
+    for name, value in experiments.environment(Run("tagger", kind, 1)).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(Soups, "_allennlp", staticmethod(in_this_process))
-    Soups(tmp_path / "soup").run()
+    Soups(tmp_path / "soup", kind).run()
 
+    config = json.loads((tmp_path / "soup" / "one_start-2" / "config.json").read_text())
+    assert bool(config["trainer"]["moving_average"]) == (kind == "soup")
     figures: Any = json.loads((tmp_path / "soup" / "evaluations.json").read_text())
     evaluations = {e["average"]: e for e in figures["evaluations"]}
     assert list(evaluations) == [
