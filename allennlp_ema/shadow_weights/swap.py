@@ -92,6 +92,7 @@ class Swap:
         # In reverse order: an interrupted block still needs the shared scratch buffer.
         for block in reversed(self._all_blocks()):
             block.restore()
+        # The blocks bring raw values to the memory that the parameters had.
         for index, raw in self._raw.items():
             raw = self._memories.get(index, raw)
             if raw.data_ptr() != self.parameters[index].data_ptr():
@@ -109,11 +110,11 @@ class Swap:
         groups: Dict[object, List[List[Tensor]]] = {}
         for index, (parameter, shadow) in enumerate(zip(self.parameters, self._shadows)):
             if self.is_exchanged(index):
-                self._memories[index] = parameter.data
-                key = (parameter.dtype, parameter.device, shadow.device)
                 # `data` has its own version counter, so that backward works after `restore` for a
                 # graph that used the parameter before.
-                groups.setdefault(key, []).append([parameter.data, shadow])
+                memory = self._memories[index] = parameter.data
+                key = (parameter.dtype, parameter.device, shadow.device)
+                groups.setdefault(key, []).append([memory, shadow])
         blocks: List[_Block] = []
         for rows in groups.values():
             columns = list(blocks_of(rows))
