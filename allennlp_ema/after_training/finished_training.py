@@ -119,8 +119,10 @@ class FinishedTraining:
     def callback(self, name: str) -> Dict[str, Any]:
         """The configuration of the callback of this name. Empty if there is none."""
         for callback in self.config.get("trainer", {}).get("callbacks") or []:
-            if isinstance(callback, dict) and callback.get("type") == name:
-                return callback
+            # The configuration of a callback may be just its type.
+            found = {"type": callback} if isinstance(callback, str) else callback
+            if found.get("type") == name:
+                return found
         return {}
 
     @property

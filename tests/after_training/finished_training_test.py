@@ -55,8 +55,11 @@ def test_around_averages_are_the_raw_weights_of_their_update(saved, caplog):
     assert not caplog.records
 
 
-def test_around_averages_are_the_buffers_that_go_with_averages(saved, caplog):
-    callbacks = {"trainer": {"callbacks": [{"type": "moving_average_buffers"}]}}
+@pytest.mark.parametrize(
+    "callback", [{"type": "moving_average_buffers"}, "moving_average_buffers"], ids=str
+)
+def test_around_averages_are_the_buffers_that_go_with_averages(callback, saved, caplog):
+    callbacks = {"trainer": {"callbacks": [callback]}}
     (saved.serialization_dir / "config.json").write_text(json.dumps(callbacks))
     training = FinishedTraining(saved.serialization_dir)
     assert training.weights_around(12, ["weight"])["buffer"] == 9.0
@@ -114,7 +117,8 @@ def test_checkpoints_are_in_order_and_shards_and_other_files_are_not_among_them(
             {"callbacks": ["tensorboard", {"type": "moving_average_snapshots", "keep": 3}]},
             {"type": "moving_average_snapshots", "keep": 3},
         ),
-        ({"callbacks": ["moving_average_snapshots"]}, {}),
+        ({"callbacks": ["moving_average_snapshots"]}, {"type": "moving_average_snapshots"}),
+        ({"callbacks": ["tensorboard"]}, {}),
     ],
     ids=str,
 )
