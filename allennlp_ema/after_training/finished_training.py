@@ -269,6 +269,10 @@ def configured_average(place: Any, config: Dict[str, Any]) -> Optional[Specifica
     average, optimizer = trainer.get("moving_average"), trainer.get("optimizer")
     if average is None and isinstance(optimizer, dict):
         average = optimizer.get("moving_average")
+        decay = entry(f'{place}: "optimizer"', optimizer, "average_decay", float, type(None))
+        if average is None and decay is not None:
+            # As `MovingAverageOptimizer` builds it.
+            average = {"type": "exponential", "decay": {"type": "constant", "decay": decay}}
     return None if average is None else check_specification(f'{place}: "moving_average"', average)
 
 

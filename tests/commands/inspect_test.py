@@ -138,6 +138,14 @@ def test_the_average_of_an_optimizer_and_a_type_left_out(trained, capsys):
     assert rest == ["12", "12", "3.0 updates", "over the last 6 updates", "3.7 KiB"]
 
 
+def test_the_average_of_an_optimizer_by_its_decay_alone(trained, capsys):
+    optimizer = {"type": "moving_average", "optimizer": "adam", "average_decay": 0.5}
+    found = rows(capsys, trained("average_decay", optimizer=optimizer))
+    average = {"type": "exponential", "decay": {"type": "constant", "decay": 0.5}}
+    assert [json.loads(row[2]) for row in found] == [average] * 3
+    assert [row[5] for row in found] == ["3.0 updates", "3.0 updates", ""]
+
+
 def test_an_average_without_a_sample(trained, capsys):
     directory = trained("late", moving_average={"type": "uniform", "start_step": 8})
     first, last = rows(capsys, directory)[:2]

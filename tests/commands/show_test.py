@@ -67,6 +67,21 @@ def test_each_of_a_bank_that_a_configuration_declares(config, capsys):
     ]
 
 
+def test_the_average_of_an_optimizer_by_its_decay_alone(capsys, tmp_path):
+    optimizer = {"type": "moving_average", "optimizer": "adam", "average_decay": 0.9}
+    path = tmp_path / "experiment.json"
+    path.write_text(json.dumps({"trainer": {"optimizer": optimizer}}))
+    ((words, window, *_),) = rows(capsys, path, "--num-updates", "1000")
+    constant = {"type": "constant", "decay": 0.9}
+    assert json.loads(words) == {"type": "exponential", "decay": constant}
+    assert window == "19.0 updates"
+    optimizer["average_decay"] = "0.9"
+    path.write_text(json.dumps({"trainer": {"optimizer": optimizer}}))
+    assert show(capsys, path, "--num-updates", "1000").error.endswith(
+        f'{path}: "optimizer": "average_decay" is \'0.9\', but has to be a finite number or null'
+    )
+
+
 def test_durations_are_those_of_a_training_of_this_length(capsys):
     half = '{"type": "uniform", "start_step": {"fraction": 0.5}, "update_every": {"epochs": 0.1}}'
     ((words, *_),) = rows(capsys, half, "--num-updates", "150", "--num-updates-per-epoch", "100")
