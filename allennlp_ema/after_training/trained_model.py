@@ -125,15 +125,27 @@ class TrainedModel:
         data_loaders : `Dict[str, DataLoader]`
             A loader of validation data for each path, by the prefix of the names of its metrics. A
             single path has an empty prefix.
+
+        # Raises
+
+        `ConfigurationError` : naming two paths that have the same prefix, or data that cannot be
+            read.
         """
         config = self._archive.config
         has_own = config.get("validation_data_loader") is not None
         key = "validation_data_loader" if has_own else "data_loader"
         paths = data_paths(data)
-        loaders = {}
+        loaders: Dict[str, DataLoader] = {}
+        found: Dict[str, Any] = {}
         for number, path in enumerate(paths):
             name = str(number) if isinstance(path, dict) else Path(path).stem
             prefix = f"{name}_" if len(paths) > 1 else ""
+            if prefix in found:
+                raise ConfigurationError(
+                    f"the data {found[prefix]} and {path} would both have metrics "
+                    f'"{prefix}*": give files of different names'
+                )
+            found[prefix] = path
             loaders[prefix] = self._data_loader(key, self._archive.validation_dataset_reader, path)
         return loaders
 

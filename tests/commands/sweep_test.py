@@ -459,6 +459,22 @@ def test_data_are_taken_as_allennlp_evaluate_takes_them(recorded, capsys, tmp_pa
     assert float(both["train_loss"]) == pytest.approx(train_loss, rel=1e-2)
 
 
+def test_data_whose_metrics_would_have_the_same_names_are_refused(recorded, capsys, tmp_path):
+    paths = [tmp_path / name for name in ("A/dev.tsv", "B/dev.txt")]
+    for path in paths:
+        path.parent.mkdir()
+        shutil.copy(str(DATA / "dev.tsv"), str(path))
+    data = ",".join(map(str, paths))
+    output = tmp_path / "out"
+    arguments = [recorded.directory, data, "--points", "1", "--from", "0.1"]
+    finished = allennlp(capsys, "average", "sweep", *arguments, "--output-dir", output)
+    assert finished.error.endswith(
+        f'the data {paths[0]} and {paths[1]} would both have metrics "dev_*": give files of '
+        "different names"
+    )
+    assert not list(output.iterdir())
+
+
 def test_json_goes_to_the_reader_as_an_object(recorded, capsys, tmp_path, monkeypatch):
     read = []
 
