@@ -181,8 +181,8 @@ def _archive(path: Path) -> AverageInFile:
     try:
         with tarfile.open(str(path), "r:gz") as archive:
             for member in progress(archive, desc=f"reading {path.name}"):
-                file = archive.extractfile(member)
-                if file is not None and member.name in (CONFIG_NAME, PROVENANCE_NAME):
+                if member.isreg() and member.name in (CONFIG_NAME, PROVENANCE_NAME):
+                    file: Any = archive.extractfile(member)
                     documents[member.name] = read_json(f"{path}: {member.name}", file.read())
                 elif member.name == WEIGHTS_NAME:
                     num_bytes = member.size

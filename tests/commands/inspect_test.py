@@ -81,6 +81,22 @@ def test_archives_of_a_training_of_a_synthesis_and_of_checkpoints(recorded, caps
     assert files == "model_state_e39_b0.th, model_state_e40_b0.th"
 
 
+def test_links_in_an_archive_lead_nowhere(recorded, capsys, tmp_path):
+    with tarfile.open(str(tmp_path / "linked.tar.gz"), "w:gz") as archive:
+        for name in ("config.json", "weights.th"):
+            archive.add(str(recorded.directory / name.replace("weights", "best")), arcname=name)
+        link = tarfile.TarInfo("vocabulary")
+        link.type, link.linkname = tarfile.SYMTYPE, str(recorded.directory / "vocabulary")
+        archive.addfile(link)
+    ((_, epoch, average, *_), *_) = rows(capsys, tmp_path / "linked.tar.gz")
+    assert epoch == "best epoch" and average.startswith('{"type": "bank", "active": "long"')
+    with tarfile.open(str(tmp_path / "linked.tar.gz"), "w:gz") as archive:
+        link.name = "config.json"
+        archive.addfile(link)
+    finished = allennlp(capsys, "average", "inspect", tmp_path / "linked.tar.gz")
+    assert "linked.tar.gz is not the archive of a model: it has to have" in finished.error
+
+
 @pytest.mark.everywhere
 def test_a_directory_has_all_of_them(recorded, capsys):
     names = [row[0] for row in rows(capsys, recorded.directory) if row[0]]
