@@ -20,6 +20,8 @@ class WeightSums:
         for name, value in state.items():
             if not isinstance(value, Tensor):
                 continue
+            # A file may hold parameters that require gradients.
+            value = value.detach()
             if name in self._sums:
                 self._sums[name] += value
             elif value.is_floating_point() or value.is_complex():
@@ -40,7 +42,8 @@ class WeightSums:
             A state to include in the means without adding it to the sums.
         """
         for name, total in self._sums.items():
+            target = state[name].detach()
             if with_state is None:
-                state[name].copy_(total / self.num_states)
+                target.copy_(total / self.num_states)
             else:
-                state[name].copy_((total + with_state[name]) / (self.num_states + 1))
+                target.copy_((total + with_state[name].detach()) / (self.num_states + 1))

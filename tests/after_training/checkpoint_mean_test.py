@@ -57,6 +57,13 @@ def test_tied_parameters_stay_tied(tmp_path):
     assert mean["first"].data_ptr() == mean["second"].data_ptr()
 
 
+def test_parameters_that_require_gradients_have_a_mean(tmp_path):
+    states = [{"weight": torch.nn.Parameter(torch.full((2,), value))} for value in (1.0, 3.0)]
+    mean = mean_of_checkpoints(saved(tmp_path, *states))
+    assert torch.equal(mean["weight"], torch.full((2,), 2.0))
+    assert mean["weight"].grad_fn is None
+
+
 def test_one_checkpoint_is_its_own_mean(tmp_path):
     state = {"weight": torch.randn(7)}
     assert torch.equal(mean_of_checkpoints(saved(tmp_path, state))["weight"], state["weight"])
