@@ -3,7 +3,9 @@ Digests of contents, so that a sweep recognizes models and data that it has eval
 """
 
 import hashlib
+import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -29,15 +31,33 @@ def digest_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def digest_of_tensors(values: Dict[str, Tensor]) -> str:
-    """The digest of names, shapes, dtypes and values."""
+def digest_of_state(state: Dict[str, Any]) -> str:
+    """The digest of the names, shapes, dtypes and values in a model's state."""
     digest = hashlib.sha256()
-    for name, value in sorted(values.items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
-        value = value.detach().cpu()
-        value = torch.view_as_real(value) if value.is_complex() else value
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} ".encode())
+        digest.update(_bytes_of(value) if isinstance(value, Tensor) else _pickled(value))
     return digest.hexdigest()
+
+
+def _bytes_of(value: Tensor) -> bytes:
+    form = f"{tuple(value.shape)} {value.dtype} ".encode()
+    value = value.detach().cpu()
+    value = torch.view_as_real(value) if value.is_complex() else value
+    return form + value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _pickled(value: Any) -> bytes:
+    """What a module's `get_extra_state` gave. It may be anything that can be pickled."""
+    file = io.BytesIO()
+    _Pickler(file, protocol=4).dump(value)
+    return file.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, value: Any) -> Any:
+        # A pickled tensor has addresses in it, which are others in each process.
+        return hashlib.sha256(_bytes_of(value)).hexdigest() if isinstance(value, Tensor) else None
 
 
 def digest_of_data(data: str) -> str:

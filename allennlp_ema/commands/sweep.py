@@ -17,7 +17,7 @@ from allennlp_ema.after_training.contents import (
     digest_of,
     digest_of_data,
     digest_of_file,
-    digest_of_tensors,
+    digest_of_state,
 )
 from allennlp_ema.after_training.finished_training import FinishedTraining
 from allennlp_ema.after_training.finite_values import InfiniteConstants
@@ -190,7 +190,7 @@ class _Sweep:
 
         self._measure(
             Measurement(RAW, f"raw weights{after}", {}, raw.num_updates),
-            [RAW, digest_of_tensors(raw.weights)],
+            [RAW, digest_of_state(raw.weights)],
             evaluate,
         )
 
@@ -274,7 +274,7 @@ class _Sweep:
         self._synthesis = synthesis
         names = synthesis.names
         self._weights = self._training.weights_around(synthesis.num_updates, names)
-        self._digest_of_others = digest_of_tensors(
+        self._digest_of_others = digest_of_state(
             {name: value for name, value in self._weights.items() if name not in names}
         )
 

@@ -1,9 +1,11 @@
 import json
+from typing import Any, Dict
 
 import pytest
 import torch
 
-from allennlp_ema.after_training.contents import digest_of_data, digest_of_tensors
+from allennlp_ema.after_training.contents import digest_of_data, digest_of_state
+from allennlp_ema.common.torch_files import load_dictionary
 
 
 def test_data_are_known_by_content_and_not_by_place(tmp_path):
@@ -41,7 +43,7 @@ def test_of_a_directory_all_files_count(tmp_path):
 def test_of_tensors_each_name_shape_and_value_counts(dtype):
     values = {"a": torch.ones(2, 3, dtype=dtype), "b": torch.ones((), dtype=dtype)}
     same = {"b": torch.ones((), dtype=dtype), "a": torch.ones(3, 2, dtype=dtype).t()}
-    assert digest_of_tensors(values) == digest_of_tensors(same)
+    assert digest_of_state(values) == digest_of_state(same)
     others = [
         {"a": values["a"]},
         {"a": values["a"], "c": values["b"]},
@@ -49,5 +51,28 @@ def test_of_tensors_each_name_shape_and_value_counts(dtype):
         {"a": values["a"], "b": torch.zeros((), dtype=dtype)},
         {"a": values["a"].to(torch.float64), "b": values["b"]},
     ]
-    assert len({digest_of_tensors(each) for each in [values, *others]}) == 6
-    assert digest_of_tensors({}) == digest_of_tensors({})
+    assert len({digest_of_state(each) for each in [values, *others]}) == 6
+    assert digest_of_state({}) == digest_of_state({})
+
+
+def test_of_the_extra_state_of_a_module_each_value_counts(tmp_path):
+    def read(extra: Any) -> Dict[str, Any]:
+        # As in another process, no object is the same.
+        torch.save(
+            {"weight": torch.ones(2), "inner._extra_state": extra}, str(tmp_path / "best.th")
+        )
+        return load_dictionary(tmp_path / "best.th")
+
+    found = [
+        digest_of_state(read(extra))
+        for extra in (
+            {"calls": 3, "seen": [torch.ones(2), None]},
+            {"calls": 3, "seen": [torch.ones(2), None]},
+            {"calls": 4, "seen": [torch.ones(2), None]},
+            {"calls": 3, "seen": [torch.zeros(2), None]},
+            {"calls": 3, "seen": [torch.ones(2).double(), None]},
+            "calls",
+            None,
+        )
+    ]
+    assert found[0] == found[1] and len(set(found)) == 6
