@@ -106,6 +106,12 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
             check_integer("every_num_epochs", every_num_epochs, minimum=1)
         if keep is not None:
             check_integer("keep", keep, minimum=1)
+        # Two trainings would remove each other's snapshots in a directory that both have.
+        if Path(directory).is_absolute() or ".." in Path(directory).parts:
+            raise ConfigurationError(
+                f'"directory" is {directory!r}, but has to be a path within the serialization '
+                "directory"
+            )
         self.every_num_epochs = every_num_epochs
         self.every_num_updates: Any = every_num_updates
         self.keep = keep

@@ -116,7 +116,7 @@ def test_the_average_of_an_optimizer(tmp_path):
 class Run:
     """A trainer's calls alone."""
 
-    def __init__(self, directory: Path, prefix: str = "", **settings: Any) -> None:
+    def __init__(self, serialization_dir: Path, prefix: str = "", **settings: Any) -> None:
         self.model = torch.nn.Linear(2, 2)
         self.average = MovingAverage.from_params(
             Params({"decay": 0.9}),
@@ -124,7 +124,7 @@ class Run:
         )
         self.callback: Any = Lazy(
             TrainerCallback, Params({"type": "moving_average_snapshots", **settings})
-        ).construct(serialization_dir=str(directory))
+        ).construct(serialization_dir=str(serialization_dir))
         self.trainer: Any = SimpleNamespace(
             _moving_average=self.average, _ddp_wrapped_model=None, model=self.model
         )
@@ -193,6 +193,13 @@ def test_the_averages_of_banks_within_a_bank_are_named_by_both(tmp_path):
         (
             {"every_num_epochs": 1, "every_num_updates": 100},
             '"every_num_epochs" and "every_num_updates" cannot both be given, but are 1 and 100',
+        ),
+        *(
+            (
+                {"directory": outside},
+                f"\"directory\" is '{outside}', but has to be a path within the serialization dir",
+            )
+            for outside in ("/averages", "../averages", "kept/../../averages")
         ),
         ({"every": 1}, 'unknown key "every"'),
     ],
