@@ -12,11 +12,17 @@ from allennlp_ema.after_training.archives import check_can_be_written
 from allennlp_ema.after_training.finished_training import FinishedTraining
 from allennlp_ema.after_training.snapshot_synthesis import SnapshotSynthesis
 from allennlp_ema.averages.moving_average import MovingAverage
-from allennlp_ema.averages.specifications import Specification, build_average, nearest_within
+from allennlp_ema.averages.specifications import (
+    Specification,
+    build_average,
+    nearest_within,
+    with_value,
+)
 from allennlp_ema.commands.recalibration import (
     add_recalibration_arguments,
     archive_recalibrated,
 )
+from allennlp_ema.common.documents import explained
 from allennlp_ema.common.terminal import print_table
 from allennlp_ema.weighting.profiles import Combination
 
@@ -84,6 +90,7 @@ def _specification(text: str) -> Specification:
 def run(arguments: argparse.Namespace) -> None:
     training = FinishedTraining(arguments.serialization_dir)
     check_can_be_written(arguments.output, arguments.force)
+    arguments.average = _with_resolved_durations(arguments.average, training)
     wanted = build_average(arguments.average)
     synthesis = SnapshotSynthesis(training.snapshots(), arguments.num_updates)
     training.check_has_model()
@@ -109,6 +116,18 @@ def run(arguments: argparse.Namespace) -> None:
     synthesis.copy_into(weights, combination)
     archive_recalibrated(arguments, training, weights, arguments.output, provenance)
     print(f"{arguments.output}: {json.dumps(arguments.average)}")
+
+
+def _with_resolved_durations(
+    specification: Specification, training: FinishedTraining
+) -> Specification:
+    average = build_average(specification)
+    if average.has_unresolved_durations:
+        with explained("--average"):
+            average.resolve(*training.length())
+    for key, value in average.durations.resolved.items():
+        specification = with_value(specification, key, value)
+    return specification
 
 
 def _refusal(

@@ -3,6 +3,7 @@ import re
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from allennlp.models.archival import load_archive
 from allennlp.predictors import Predictor
 
 from tests.after_training.snapshot_synthesis_test import true_average
-from tests.support.command_line import allennlp, archived_weights, evaluated
+from tests.support.command_line import allennlp, archived_weights, differ, evaluated
 from tests.support.recorded_training import NUM_UPDATES, RecordedTraining
 from tests.support.training_runs import DATA
 
@@ -67,6 +68,48 @@ def test_allennlp_evaluates_the_archive_and_predicts_with_it(recorded, capsys, t
     (instance, *_) = archive.dataset_reader.read(str(DATA / "dev.tsv"))
     predicted = Predictor(archive.model, archive.dataset_reader).predict_instance(instance)
     assert len(predicted["tags"]) == len(instance["tokens"].tokens)
+
+
+@pytest.mark.parametrize(
+    "with_durations, resolved",
+    [
+        # An epoch has 8 updates, and the training 320.
+        (
+            {"type": "uniform", "start_step": {"epochs": 30.125}},
+            {"type": "uniform", "start_step": 241},
+        ),
+        (
+            {"decay": {"type": "half_life", "half_life": {"fraction": 0.1}}, "zero_debias": True},
+            {"decay": {"type": "half_life", "half_life": 32.0}, "zero_debias": True},
+        ),
+    ],
+    ids=str,
+)
+def test_durations_are_those_of_the_training(with_durations, resolved, recorded, capsys, tmp_path):
+    outputs = [tmp_path / "one.tar.gz", tmp_path / "other.tar.gz"]
+    for output, specification in zip(outputs, (with_durations, resolved)):
+        assert synthesize(capsys, recorded, output, specification).status == 0
+        with tarfile.open(str(output)) as archive:
+            made: Any = archive.extractfile("averaging.json")
+            assert json.load(made)["average"] == {"type": "exponential", **resolved}
+    assert not differ(*map(archived_weights, outputs))
+    # What is in reach is searched for with the same numbers.
+    finished = synthesize(
+        capsys, recorded, tmp_path / "no.tar.gz", with_durations, "--max-residual", "0.001"
+    )
+    assert re.search(r"comes out with a residual of 0\.0\d\d, above ", finished.error)
+    assert "epochs" not in finished.error and "fraction" not in finished.error
+
+
+def test_durations_of_a_training_whose_length_is_not_known_are_refused(capsys, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    trained = RecordedTraining(tmp_path, [], torch.empty(0))
+    output, late = tmp_path / "late.tar.gz", {"type": "uniform", "start_step": {"epochs": 2}}
+    finished = synthesize(capsys, trained, output, late)
+    assert f"--average: {tmp_path} has no checkpoint of a whole model" in finished.error
+    torch.save({}, str(tmp_path / "model_state_e1_b3.th"))
+    finished = synthesize(capsys, trained, output, late)
+    assert f"--average: {tmp_path} does not tell how many updates an epoch has" in finished.error
 
 
 def test_an_earlier_average_is_made_from_the_snapshots_until_then(recorded, capsys, tmp_path):
