@@ -68,7 +68,11 @@ class SnapshotSynthesis:
             key = json.dumps(snapshot.specification, sort_keys=True)
             if key not in weightings:
                 with explained(snapshot.path):
-                    weightings[key] = build_average(snapshot.specification).weighting
+                    average = build_average(snapshot.specification)
+                    # Epochs whose updates were not yet counted end later. The weights until then
+                    # are the same with any later end, and so with one after all snapshots.
+                    average.resolve(num_updates_per_epoch=self.num_updates + 1)
+                    weightings[key] = average.weighting
             states.append(AverageState(weightings[key], snapshot.num_updates))
         for weighting in weightings.values():
             self._check_counts(

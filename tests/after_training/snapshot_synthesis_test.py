@@ -189,6 +189,48 @@ def test_a_snapshot_whose_weights_are_not_those_it_says_is_named(tmp_path):
             SnapshotSynthesis(find_snapshots(tmp_path / directory))
 
 
+@pytest.mark.parametrize(
+    "num_updates, specification, expected",
+    [
+        (2, {"type": "uniform", "start_step": 2}, 2.0),
+        (4, {"type": "uniform", "update_every": 4}, 4.0),
+        # What there is of one of the averages alone.
+        (12, {"type": "uniform", "start_step": 9}, (9 + 10 + 11 + 12) / 4),
+        (12, {"type": "uniform", "update_every": 4}, (4 + 8 + 12) / 3),
+    ],
+    ids=str,
+)
+def test_snapshots_from_before_epochs_had_a_length(num_updates, specification, expected, tmp_path):
+    """As with a data loader without a length: the epochs have 4 updates."""
+    parameters = named_parameter(torch.zeros(1))
+    averages: Dict[str, Any] = {
+        name: MovingAverage.from_params(
+            Params({"type": "uniform", name: {"epochs": epochs}}), parameters=parameters
+        )
+        for name, epochs in (("start_step", 2), ("update_every", 1))
+    }
+    for name, average in averages.items():
+        average.resolve(num_updates_per_epoch=None)
+        for number in range(1, 13):
+            move(parameters, torch.full((1,), float(number)))
+            average.apply(number)
+            if number % 4 == 0:
+                average.epoch_ended(number // 4)
+            if number == 2 or number % 4 == 0:
+                write(tmp_path, name, average)
+    snapshots = find_snapshots(tmp_path)
+    assert [s.specification for s in snapshots[:4]] == [
+        {"type": "uniform", "start_step": {"epochs": 2.0}},
+        {"type": "uniform", "update_every": {"epochs": 1.0}},
+        {"type": "uniform", "start_step": {"epochs": 2.0}},
+        {"type": "uniform", "update_every": 4},
+    ]
+    synthesis = SnapshotSynthesis(snapshots, num_updates)
+    combination = synthesis.solve(build_average(specification).weighting)
+    assert combination.residual == pytest.approx(0.0, abs=1e-6)
+    assert dict(synthesis.combine(combination))["weight"].item() == pytest.approx(expected)
+
+
 def test_a_model_gets_the_averages_by_name_and_keeps_the_rest(tmp_path):
     shared = Parameter(torch.ones(2))
     average = MovingAverage.from_params(
