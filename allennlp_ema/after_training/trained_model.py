@@ -3,9 +3,10 @@ A trained model whose weights can be replaced, and its evaluation by AllenNLP.
 """
 
 import contextlib
+import functools
 import json
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 import torch
 from allennlp.common.checks import ConfigurationError
@@ -68,8 +69,29 @@ class TrainedModel:
         return self._archive.model.state_dict()
 
     def load_weights(self, weights: Dict[str, Tensor]) -> None:
-        """Copies `weights` into the model."""
-        self._archive.model.load_state_dict(weights)
+        """
+        Copies `weights` into the model. As in AllenNLP, names that a module has in its
+        `authorized_missing_keys` may be missing. They keep their values.
+
+        # Raises
+
+        `ConfigurationError` : naming what is missing, unexpected or of another shape.
+        """
+        try:
+            missing, unexpected = self._archive.model.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            raise ConfigurationError(f"the model does not load the weights: {error}") from error
+        missing = [name for name in missing if name in self._archived_names]
+        if missing or unexpected:
+            raise ConfigurationError(
+                "the model does not load the weights: missing are "
+                f"{', '.join(missing) or 'none'}, unexpected are {', '.join(unexpected) or 'none'}"
+            )
+
+    @functools.cached_property
+    def _archived_names(self) -> Set[str]:
+        # AllenNLP has loaded these weights, so what is not among them is authorized to be missing.
+        return set(self._training.best_weights())
 
     @contextlib.contextmanager
     def recalibrated(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Tuple
 import pytest
 import torch
 from allennlp.common.checks import ConfigurationError
+from allennlp.models import Model, SimpleTagger
 from allennlp.training.metric_tracker import MetricTracker
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -405,6 +406,42 @@ def test_validation_data_are_read_as_training_data_if_nothing_else_is_said(
     config["validation_data_loader"] = None
     (copied.directory / "config.json").write_text(json.dumps(config))
     assert sweep(capsys, copied, tmp_path / "out", "--points", "1", "--from", "0.1").status == 0
+
+
+@Model.register("later_tagger")
+class LaterTagger(SimpleTagger):
+    """Has a buffer that weights of earlier versions lack."""
+
+    authorized_missing_keys = [r"positions$"]
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.register_buffer("positions", torch.arange(5))
+
+
+def test_what_a_module_says_may_be_missing_may_be_missing(copied, capsys, tmp_path):
+    config = json.loads((copied.directory / "config.json").read_text())
+    config["model"]["type"] = "later_tagger"
+    (copied.directory / "config.json").write_text(json.dumps(config))
+    same = ["--metric=-loss", "--points", "1", "--from", "0.1"]
+    assert sweep(capsys, copied, tmp_path / "out", *same).status == 0
+    _, long, _, synthesized = values(tmp_path / "out")
+    assert synthesized["loss"] == long["loss"]
+    found = archived_weights(tmp_path / "out" / "sweep_best.tar.gz")
+    assert found["positions"].tolist() == [0, 1, 2, 3, 4]
+
+    # Nothing else may be missing.
+    path = copied.directory / "model_state_e40_b0.th"
+    raw = torch.load(str(path))
+    name = "tag_projection_layer._module.bias"
+    bias = raw.pop(name)
+    for changed, message in (
+        ({}, f"does not load the weights: missing are {name}, unexpected are none"),
+        ({"bias": bias}, f"does not load the weights: missing are {name}, unexpected are bias"),
+        ({name: bias[:-1]}, f"size mismatch for {name}: "),
+    ):
+        torch.save({**raw, **changed}, str(path))
+        assert message in sweep(capsys, copied, tmp_path / "out", *same, "--force").error
 
 
 def test_best_weights_that_cannot_be_loaded_are_named(copied, capsys, tmp_path):
