@@ -2,12 +2,14 @@
 Reads the serialization directory of a finished training.
 """
 
+import contextlib
 import logging
 import math
 import re
 from pathlib import Path
 from typing import Any, Collection, Dict, List, NamedTuple, Optional, Tuple
 
+import torch
 from allennlp.common.checks import ConfigurationError
 from allennlp.models.archival import CONFIG_NAME
 from torch import Tensor
@@ -98,6 +100,19 @@ class FinishedTraining:
             )
         return dict(sorted(found.items()))
 
+    def checkpoints_of_each_update(self) -> List[Path]:
+        """
+        The model states in the order of their updates, one of each. An epoch may end with two
+        checkpoints, that of its last batch and its own. Of these it is the latter.
+        """
+        found = self.checkpoints()
+        points = list(found)
+        for (epochs, batches), following in zip(points, points[1:]):
+            if batches and following == (epochs + 1, 0):
+                if _are_of_one_update(found[epochs, batches], found[following]):
+                    del found[epochs, batches]
+        return list(found.values())
+
     def length(self) -> TrainingLength:
         """
         The length of the training. The number of epochs comes from the configuration, the number of
@@ -105,8 +120,7 @@ class FinishedTraining:
         """
         for (epochs, batches), model_file in reversed(list(self.checkpoints().items())):
             if epochs and not batches:
-                path = _training_file(model_file)
-                num_updates = num_updates_of(average_state(path, load_dictionary(path)))
+                num_updates = _num_updates(model_file)
                 if num_updates is not None:
                     place = f'{self.config_file}: "num_epochs"'
                     num_epochs = self.config.get("trainer", {}).get("num_epochs", _NUM_EPOCHS)
@@ -217,6 +231,25 @@ class FinishedTraining:
 def _training_file(model_file: Path) -> Path:
     """The training state that was saved together with a model state."""
     return model_file.with_name(model_file.name.replace("model", "training", 1))
+
+
+def _num_updates(model_file: Path) -> Optional[int]:
+    """The number of the update after which a model state was saved. `None` if it is not known."""
+    path = _training_file(model_file)
+    return num_updates_of(average_state(path, load_dictionary(path, is_mapped=True)))
+
+
+def _are_of_one_update(path: Path, other: Path) -> bool:
+    with contextlib.suppress(ConfigurationError):
+        numbers = [_num_updates(each) for each in (path, other)]
+        if None not in numbers:
+            return numbers[0] == numbers[1]
+    state, other_state = (load_dictionary(each, is_mapped=True) for each in (path, other))
+    return state.keys() == other_state.keys() and all(
+        torch.equal(value, other_state[name])
+        for name, value in state.items()
+        if isinstance(value, Tensor) and isinstance(other_state[name], Tensor)
+    )
 
 
 def check_config(place: Any, config: Any) -> Dict[str, Any]:

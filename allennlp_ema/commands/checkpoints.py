@@ -24,7 +24,9 @@ from allennlp_ema.common.torch_files import load_dictionary
 def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     description = """The mean of saved checkpoints, as an archive for `allennlp evaluate` and
                      `allennlp predict`. Floating-point tensors are averaged in double precision.
-                     Other tensors are those of the newest checkpoint."""
+                     Other tensors are those of the newest checkpoint. Of two checkpoints after the
+                     same update, that of an epoch's last batch and that of the epoch, only the
+                     latter counts, except with --files."""
     parser = commands.add_parser(
         "checkpoints", description=description, help="Average saved checkpoints."
     )
@@ -82,8 +84,8 @@ def _chosen(training: FinishedTraining, arguments: argparse.Namespace) -> List[P
         return arguments.files
     if arguments.best is not None:
         return _best(training, arguments)
-    found = training.checkpoints()
     if arguments.epochs is not None:
+        found = training.checkpoints()
         for epoch in arguments.epochs:
             if (epoch, 0) not in found:
                 raise ConfigurationError(
@@ -91,13 +93,14 @@ def _chosen(training: FinishedTraining, arguments: argparse.Namespace) -> List[P
                     + ", ".join(path.name for path in found.values())
                 )
         return [found[epoch, 0] for epoch in sorted(set(arguments.epochs))]
-    paths = list(found.values())
+    paths = training.checkpoints_of_each_update()
     if arguments.last is None:
         return paths
     if not 1 <= arguments.last <= len(paths):
         raise ConfigurationError(
             f"--last is {arguments.last}, but {training.serialization_dir} has {len(paths)} "
-            'checkpoints (the checkpointer keeps as many as its "keep_most_recent_by_count" says)'
+            "checkpoints of different updates (the checkpointer keeps as many as its "
+            '"keep_most_recent_by_count" says)'
         )
     return paths[-arguments.last :]
 

@@ -39,7 +39,8 @@ def load_dictionary(path: Path, is_mapped: bool = False) -> Dict[str, Any]:
         # What torch has to say of a file that it cannot read is in the error, too.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            mapped = {"mmap": True} if is_mapped and "weights_only" in _TENSORS_ONLY else {}
+            can_map = "weights_only" in _TENSORS_ONLY and zipfile.is_zipfile(str(path))
+            mapped = {"mmap": True} if is_mapped and can_map else {}
             loaded = torch.load(str(path), map_location="cpu", **_TENSORS_ONLY, **mapped)
     except Exception as error:
         # What torch.load raises depends on where in a file it first meets what it does not know.

@@ -109,6 +109,44 @@ def test_checkpoints_are_in_order_and_shards_and_other_files_are_not_among_them(
 
 
 @pytest.mark.parametrize(
+    "num_updates, weights, are_one",
+    [
+        # The numbers of updates tell it, where there are some, whatever a validation did.
+        ([6, 6], [1.0, 1.0], True),
+        ([6, 6], [1.0, 2.0], True),
+        ([5, 6], [1.0, 1.0], False),
+        # Else the states do.
+        ([None, 6], [1.0, 1.0], True),
+        ([None, None], [1.0, 1.0], True),
+        ([None, None], [1.0, 2.0], False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_legacy", [False, True])
+def test_of_two_checkpoints_after_the_same_update_there_is_one(
+    num_updates, weights, are_one, is_legacy, tmp_path
+):
+    (tmp_path / "config.json").write_text("{}")
+    points = ["e0_b4", "e0_b6", "e1_b0", "e1_b4"]
+    numbers, values = [4, *num_updates, 10], [0.0, *weights, 3.0]
+    for point, number, value in zip(points, numbers, values):
+        model_state = {"weight": torch.tensor(value), "_extra_state": point}
+        average = {"counts": {"num_updates": number}}
+        training_state = {"optimizer": {}, "moving_average": None if number is None else average}
+        for what, state in (("model", model_state), ("training", training_state)):
+            path = str(tmp_path / f"{what}_state_{point}.th")
+            torch.save(state, path, _use_new_zipfile_serialization=not is_legacy)
+    if are_one:
+        points.remove("e0_b6")
+    paths = FinishedTraining(tmp_path).checkpoints_of_each_update()
+    assert [path.name for path in paths] == [f"model_state_{point}.th" for point in points]
+    if None in num_updates:
+        for path in tmp_path.glob("training_state_*"):
+            path.unlink()
+        assert FinishedTraining(tmp_path).checkpoints_of_each_update() == paths
+
+
+@pytest.mark.parametrize(
     "trainer, expected",
     [
         ({}, {}),

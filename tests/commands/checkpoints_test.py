@@ -9,6 +9,7 @@ import torch
 
 from tests.support.command_line import allennlp, archived_weights, evaluated
 from tests.support.recorded_training import RecordedTraining
+from tests.support.training_runs import tagger_config, train_here
 
 
 def checkpoint(recorded: RecordedTraining, epoch: int) -> Path:
@@ -35,6 +36,35 @@ def test_the_mean_of_the_chosen_checkpoints_is_archived(which, epochs, recorded,
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
     assert list(tmp_path.iterdir()) == [output.parent]
     assert list(output.parent.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("moving_average", [None, {"decay": 0.5}], ids=str)
+@pytest.mark.parametrize("last", [[], ["--last", "2"]], ids=str)
+def test_each_update_counts_once(moving_average, last, capsys, tmp_path):
+    checkpointer = {"save_every_num_batches": 3, "keep_most_recent_by_count": None}
+    directory, output = tmp_path / "run", tmp_path / "mean.tar.gz"
+    train_here(
+        tagger_config(num_epochs=2, checkpointer=checkpointer, moving_average=moving_average),
+        directory,
+    )
+    # Of 6 batches an epoch, so that this is that of the epoch's end.
+    assert (directory / "model_state_e1_b6.th").exists()
+    finished = allennlp(capsys, "average", "checkpoints", directory, "-o", output, *last)
+    names = [f"model_state_{point}.th" for point in ("e0_b3", "e1_b0", "e1_b3", "e2_b0")]
+    names = names[2:] if last else names
+    assert finished.output.endswith(f"of {len(names)} checkpoints ({', '.join(names)})\n")
+    states = [torch.load(str(directory / name)) for name in names]
+    for name, value in archived_weights(output).items():
+        expected = torch.stack([state[name].double() for state in states]).mean(0)
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
+    more = ["--last", "5", "--force"]
+    finished = allennlp(capsys, "average", "checkpoints", directory, "-o", output, *more)
+    assert f"--last is 5, but {directory} has 4 checkpoints of different updates" in finished.error
+    # Files that are named are all taken.
+    files = [directory / name for name in ("model_state_e1_b6.th", "model_state_e2_b0.th")]
+    more = ["--files", *files, "--force"]
+    finished = allennlp(capsys, "average", "checkpoints", directory, "-o", output, *more)
+    assert "the mean of 2 checkpoints" in finished.output
 
 
 def test_files_of_any_name_are_averaged(recorded, capsys, tmp_path):
