@@ -130,16 +130,25 @@ class _FsdpWrappedModel(DdpWrappedModel):
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
         return self.model.load_state_dict(weights_of(state_dict), strict=strict)
 
-    def whole_state_dict(self) -> Dict[str, Tensor]:
+    def whole_state_dict(self) -> Dict[str, Any]:
         """
-        The state of the whole model in host memory, gathered tensor by tensor. It is empty except
-        on the primary worker of each node. All workers have to call it together.
+        The state of the whole model in host memory, gathered tensor by tensor. Tied tensors stay
+        tied. It is empty except on the primary worker of each node. All workers have to call it
+        together.
         """
-        state = {}
-        for name, value in self.model.state_dict().items():
-            value = whole(value)
-            if self.is_primary:
-                state[name] = value.detach().cpu()
+        state: Dict[str, Any] = {}
+        first_names: Dict[int, str] = {}
+        # Only with `keep_vars` is a tied parameter the same object under all its names.
+        for name, value in self.model.state_dict(keep_vars=True).items():
+            first = first_names.setdefault(id(value), name)
+            if first == name:
+                value = whole(value)
+                if self.is_primary:
+                    # What a module gives as its extra state may be anything.
+                    is_tensor = isinstance(value, Tensor)
+                    state[name] = value.detach().cpu() if is_tensor else value
+            elif self.is_primary:
+                state[name] = state[first]
         return state
 
     def clip_grad_norm_(self, max_norm: Union[float, int]) -> Tensor:

@@ -10,6 +10,9 @@ import pytest
 import torch
 from allennlp.models.archival import load_archive
 
+from allennlp_ema.after_training.finished_training import FinishedTraining
+from allennlp_ema.after_training.snapshot_synthesis import SnapshotSynthesis
+from allennlp_ema.averages.specifications import build_average
 from tests.shadow_weights.sharded_test import needs_fully_shard
 from tests.support.command_line import evaluated
 from tests.support.forked_trainings import Training, run_trainings, workers_config
@@ -56,6 +59,11 @@ def with_penalty(plain: Dict[str, Any]) -> Dict[str, Any]:
     return plain
 
 
+def with_tied_weights(plain: Dict[str, Any]) -> Dict[str, Any]:
+    plain["model"]["type"] = "tests.support.tied_tagger.TiedTagger"
+    return plain
+
+
 CONFIGS = {
     "ddp": config(2, None),
     "fsdp": config(2, FSDP),
@@ -69,12 +77,13 @@ CONFIGS = {
     "clipped_ddp": with_penalty(config(2, None, grad_norm=0.1)),
     "clipped": with_penalty(config(2, FSDP, grad_norm=0.1)),
     "normed": config(2, FSDP, grad_norm=True),
+    "tied": with_tied_weights(config(2, FSDP, "moving_average_snapshots")),
 }
 
 
 # What is run together, when the first of it is asked for.
 GROUPS = [
-    ["ddp", "fsdp", "root", "offloaded", "bfloat16"],
+    ["ddp", "fsdp", "root", "offloaded", "bfloat16", "tied"],
     ["four_ddp", "four"],
     ["scaled_ddp", "scaled", "normed"],
     ["clipped_ddp", "clipped"],
@@ -189,3 +198,19 @@ def test_what_it_writes_is_a_model_as_any_other(runs: Runs) -> None:
     best = {k: v for k, v in metrics(runs / "fsdp").items() if k.startswith("best_validation_")}
     for name, value in evaluated(archive).items():
         assert value == pytest.approx(best[f"best_validation_{name}"], rel=1e-5)
+
+
+def test_tied_weights_are_tied_in_the_model_that_it_writes(runs: Runs) -> None:
+    training = FinishedTraining(runs / "tied")
+    one, other = "text_field_embedder.token_embedder_tokens.weight", "output.weight"
+    best = training.best_weights()
+    assert best[one].data_ptr() == best[other].data_ptr()
+    assert best["_extra_state"] == {"is_tied": True}
+    # So an average that knows one of the names reaches both.
+    synthesis = SnapshotSynthesis(training.snapshots(), num_updates=6)
+    weights = training.weights_around(6, synthesis.names)
+    wanted = build_average({"type": "exponential", "decay": 0.7}).weighting
+    synthesis.copy_into(weights, synthesis.solve(wanted))
+    average = torch.load(str(runs / "tied" / "epoch0.th"))["averages"]["exponential"][one]
+    assert not torch.equal(best[one], average)
+    assert torch.equal(weights[one], average) and torch.equal(weights[other], average)
