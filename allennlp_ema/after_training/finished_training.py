@@ -20,6 +20,7 @@ from allennlp_ema.averages.specifications import Specification, check_specificat
 from allennlp_ema.averages.written_states import average_state, check_tensors, num_updates_of
 from allennlp_ema.common.documents import check_kind, check_range, entry, read_json
 from allennlp_ema.common.torch_files import load_dictionary
+from allennlp_ema.shadow_weights.sharded import memory_of
 from allennlp_ema.training.checkpoint_files import RAW_MODEL_STATE
 from allennlp_ema.weighting.duration import TrainingLength
 
@@ -192,8 +193,7 @@ class FinishedTraining:
         `ConfigurationError` : naming a parameter or buffer that is not averaged and has a NaN.
         """
         path, weights = self._state_around(num_updates, averaged)
-        others = {name: value for name, value in weights.items() if name not in averaged}
-        InfiniteConstants().check_state(path, others)
+        InfiniteConstants().check_state(path, _not_averaged(weights, averaged))
         return weights
 
     def _state_around(
@@ -214,7 +214,7 @@ class FinishedTraining:
             except ConfigurationError as error:
                 reason = str(error)
         weights = self.best_weights()
-        num_others = sum(name not in averaged for name in weights)
+        num_others = len(_not_averaged(weights, averaged))
         if num_others:
             logger.warning(
                 "%d of the model's %d parameters and buffers are not averaged and come from %s, as "
@@ -226,6 +226,23 @@ class FinishedTraining:
                 reason,
             )
         return self.best_weights_file, weights
+
+
+def _not_averaged(weights: Dict[str, Tensor], averaged: Collection[str]) -> Dict[str, Tensor]:
+    """What `averaged` does not name. Tied parameters have more names here than in an average."""
+    memories = {name: _memory(value) for name, value in weights.items()}
+    tied = {memories[name] for name in averaged if name in weights}
+    return {
+        name: value
+        for name, value in weights.items()
+        if name not in averaged and memories[name] not in tied
+    }
+
+
+def _memory(value: Any) -> object:
+    # Others than dense tensors are not averaged.
+    is_dense = isinstance(value, Tensor) and value.layout == torch.strided
+    return memory_of(value) if is_dense else id(value)
 
 
 def _training_file(model_file: Path) -> Path:

@@ -91,6 +91,15 @@ def test_around_averages_of_another_update_are_the_best_weights(
     assert not caplog.records
 
 
+def test_a_parameter_is_averaged_by_all_its_names(saved, caplog):
+    weight = torch.tensor([9.0])
+    sparse = torch.eye(2).to_sparse()
+    state = {"weight": weight, "tied": weight, "same": weight.clone(), "mask": sparse, "extra": {}}
+    torch.save(state, str(saved.best_weights_file))
+    assert saved.weights_around(13, ["weight"]).keys() == state.keys()
+    assert "3 of the model's 5 parameters and buffers are not averaged" in caplog.text
+
+
 def test_checkpoints_are_in_order_and_shards_and_other_files_are_not_among_them(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     training = FinishedTraining(tmp_path)
