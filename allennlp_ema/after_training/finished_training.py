@@ -286,9 +286,8 @@ def check_config(place: Any, config: Any) -> Dict[str, Any]:
         raise ConfigurationError(f"{place} holds {config!r:.40}, but has to hold an object")
     for pattern in entry(place, config, "include_in_archive", list, null) or []:
         check_kind(f'{place}: "include_in_archive"', pattern, str)
-    for key in ("dataset_reader", "model", "data_loader"):
+    for key in ("dataset_reader", "model", "data_loader", "validation_data_loader"):
         entry(place, config, key, dict, str, null)
-    entry(place, config, "validation_data_loader", dict, null)
     for key in ("evaluation", "trainer"):
         if key in config:
             entry(place, config, key, dict)

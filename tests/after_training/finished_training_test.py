@@ -4,7 +4,7 @@ import pytest
 import torch
 from allennlp.common.checks import ConfigurationError
 
-from allennlp_ema.after_training.finished_training import FinishedTraining
+from allennlp_ema.after_training.finished_training import FinishedTraining, configured_average
 from tests.support.every_average import EVERY_AVERAGE
 from tests.support.training_runs import best_weights, tagger_config, train_here
 
@@ -172,6 +172,16 @@ def test_of_two_checkpoints_after_the_same_update_there_is_one(
 def test_what_the_configuration_says_of_a_callback(trainer, expected, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer}))
     assert FinishedTraining(tmp_path).callback("moving_average_snapshots") == expected
+
+
+def test_whatever_has_a_type_may_be_given_by_it_alone(tmp_path):
+    keys = ("dataset_reader", "model", "data_loader", "validation_data_loader")
+    trainer = {"callbacks": ["tensorboard"], "moving_average": "swa", "optimizer": "adam"}
+    config = {**dict.fromkeys(keys, "registered"), "trainer": trainer}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert FinishedTraining(tmp_path).config == config
+    average = configured_average("config.json", config)
+    assert average == {"type": "swa"}
 
 
 def test_what_is_not_a_serialization_directory_is_named(tmp_path):
