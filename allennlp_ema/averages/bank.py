@@ -186,13 +186,20 @@ class BankMovingAverage(MovingAverage):
 def _constructed(
     name: str, average: Any, parameters: Iterable[NamedParameter], shared: Dict[str, Any]
 ) -> MovingAverage:
+    others: Dict[str, Any] = {}
     if isinstance(average, Lazy):
         own_keys = {*average._params, *average._constructor_extras}
         others = {key: value for key, value in shared.items() if key not in own_keys}
         average = average.construct(parameters=parameters, **others)
+    what = f'"averages.{name}" is a {type(average).__name__}'
     if not isinstance(average, MovingAverage):
+        raise ConfigurationError(f"{what}, but has to be an allennlp_ema.MovingAverage")
+    for key, value in others.items():
+        # AllenNLP leaves out what a constructor does not take.
+        if getattr(average, key, value) != value:
+            raise ConfigurationError(f'{what}, which does not take the "{key}" of the bank')
+    if type(average).apply is not MovingAverage.apply:
         raise ConfigurationError(
-            f'"averages.{name}" is a {type(average).__name__}, but has to be an '
-            "allennlp_ema.MovingAverage"
+            f"{what} with an apply() of its own, but a bank calls only averaging_weight()"
         )
     return average

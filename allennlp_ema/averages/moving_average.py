@@ -164,7 +164,9 @@ class MovingAverage(ExplainedFromParams, WithDurations):
         weight : `float`
             Within [0, 1].
         """
-        raise NotImplementedError
+        raise ConfigurationError(
+            f"{type(self).__name__} has no averaging_weight(), which gives the weights of samples"
+        )
 
     def updates_since_start(self, num_averaged: int, num_updates: Optional[int]) -> int:
         """

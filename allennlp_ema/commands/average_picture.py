@@ -95,7 +95,9 @@ def _draw(share_axes: Any, rate_axes: Any, average: DrawnAverage, **style: Any) 
     # Vertical lines mark the first and the last sampled update.
     ends = numpy.concatenate([updates[:1], updates, updates[-1:]])
     values = numpy.pad(values, min(1, len(values)))
-    share_axes.plot(ends, values, label=average.name, **style)
+    # Text between two dollar signs would be a formula.
+    label = average.name.replace("$", r"\$")
+    share_axes.plot(ends, values, label=label, **style)
     factors = learning_rate_factors(average.shares)
     updates = _thinned_indices(len(factors))
     rate_axes.plot(updates + 1, factors[updates], **style)

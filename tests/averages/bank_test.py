@@ -7,6 +7,7 @@ from allennlp.common.checks import ConfigurationError
 
 from allennlp_ema import (
     BankMovingAverage,
+    MovingAverage,
     PolynomialMovingAverage,
     UniformMovingAverage,
 )
@@ -267,3 +268,34 @@ def test_a_member_is_not_updated_while_another_is_assigned():
     average.averages["fast"].restore()
     average.averages["last"].apply()
     assert average.averages["last"].counts.num_averaged == 3
+
+
+class EveryOther(UniformMovingAverage):
+    def apply(self, num_updates=None):
+        if num_updates % 2:
+            super().apply(num_updates)
+
+
+class WithoutKeys(MovingAverage):
+    def __init__(self, parameters):
+        super().__init__(parameters)
+
+
+@pytest.mark.parametrize(
+    "member, message",
+    [
+        (EveryOther, "is a EveryOther with an apply() of its own, but a bank calls only"),
+        (WithoutKeys, 'is a WithoutKeys, which does not take the "update_every" of the bank'),
+    ],
+)
+def test_what_a_bank_cannot_do_for_a_member_is_refused(member, message):
+    averages = {"a": {"type": f"{__name__}.{member.__name__}"}}
+    with pytest.raises(ConfigurationError) as raised:
+        bank(averages, active="a", update_every=2)(named_parameter(torch.zeros(3)))
+    assert f'"averages.a" {message}' in str(raised.value)
+
+
+def test_an_average_without_a_weight_says_so():
+    average = WithoutKeys(named_parameter(torch.zeros(3)))
+    with pytest.raises(ConfigurationError, match="WithoutKeys has no averaging_weight"):
+        average.apply()

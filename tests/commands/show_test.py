@@ -114,6 +114,9 @@ def test_the_picture(config, capsys, tmp_path):
     finished = show(capsys, *arguments, "-o", output)
     assert finished.error.endswith(f"{output} exists already; --force overwrites it")
     assert show(capsys, *arguments, "-o", output, "--force").status == 0
+    # Between two dollar signs there is no formula.
+    regexes = '{"exclude": ["bias$", "weight$"]}'
+    assert show(capsys, regexes, *arguments[2:], "-o", output, "--force").status == 0
 
 
 @pytest.mark.parametrize(
