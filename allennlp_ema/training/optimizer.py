@@ -127,6 +127,8 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         self.optimizer: torch.optim.Optimizer = inner
         self.moving_average: MovingAverage = average
         self._averages_at_step = True
+        # The number of the latest update that the average did not count.
+        self._left_out = 0
         # How often and to which parameters averages were assigned before `swap_weights` restored
         # the raw values, so that its next call can assign them again.
         self._num_set_aside = 1
@@ -186,7 +188,11 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         # Some optimizers take no closure, for example AllenNLP's "multi".
         loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
         if self._averages_at_step:
-            self.moving_average.apply(self.moving_average.num_updates + 1)
+            counted = self.moving_average.num_updates
+            number = max(counted, self._left_out) + 1
+            self.moving_average.apply(number)
+            # The `apply` of a user's own average may leave updates out.
+            self._left_out = number if self.moving_average.num_updates == counted else 0
         return loss
 
     def hand_over_average(self) -> MovingAverage:

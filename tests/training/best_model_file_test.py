@@ -280,6 +280,24 @@ def test_best_model_that_is_lost(fault: str, tmp_path: Path) -> None:
     assert differences(dict(best_weights(run)), averages["moving_average"]["averages"]) == []
 
 
+def test_best_model_of_a_finished_training_that_is_lost(tmp_path: Path) -> None:
+    configuration = config()
+    train_here(configuration, tmp_path / "run")
+    run = tmp_path / "run"
+    last_epoch = metrics(run)["epoch"]
+    assert metrics(run)["best_epoch"] < last_epoch
+    (run / "best.th").unlink()
+    (run / "model.tar.gz").unlink()
+    train_here(configuration, run, recover=True)
+    assert "best.th has the averages of the last epoch" in (run / "out.log").read_text()
+    averages = torch.load(str(run / f"training_state_e{last_epoch + 1}_b0.th"))["moving_average"]
+    assert differences(dict(best_weights(run)), averages["averages"]) == []
+    archived = load_archive(str(run / "model.tar.gz")).model.state_dict()
+    assert differences(dict(archived), dict(best_weights(run))) == []
+    # What is said of the best epoch would be said of another model.
+    assert metrics(run)["epoch"] == last_epoch and metrics(run)["best_epoch"] is None
+
+
 @TrainerCallback.register("fills_the_disk")
 class FillsTheDisk(TrainerCallback):
     name = "best.th"

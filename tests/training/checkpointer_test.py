@@ -404,6 +404,19 @@ def test_keeps_the_most_recent_whole_ones(tmp_path: Path) -> None:
     assert not (tmp_path / "model_state_e1_b0.th").exists()
 
 
+def test_an_old_checkpoint_is_removed_without_those_whose_names_begin_alike(
+    tmp_path: Path,
+) -> None:
+    checkpointer: Any = Checkpointer(str(tmp_path), keep_most_recent_by_count=1)
+    names = ["e0_b1", "e0_b1_w1", "e0_b10", "e0_b1000_w1", "e10_b1", "e1_b1"]
+    for name in names:
+        for kind in ("model", "training"):
+            (tmp_path / f"{kind}_state_{name}.th").touch()
+    checkpointer._remove_checkpoint(0, 1)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [f"{kind}_state_{n}.th" for kind in ("model", "training") for n in names[2:]]
+
+
 def test_every_worker_goes_on_from_a_checkpoint_that_all_can_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

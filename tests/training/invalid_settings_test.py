@@ -36,6 +36,7 @@ def schedule(**keys: Any) -> Dict[str, Any]:
 # Values of "moving_average", and all that the last line says.
 MISTAKES: List[Tuple[Any, str]] = [
     (0.999, f'"moving_average" is 0.999, but has to be {AN_AVERAGE}'),
+    (False, f'"moving_average" is false, but has to be {AN_AVERAGE}'),
     ([0.9], f'"moving_average" is [0.9], but has to be {AN_AVERAGE}'),
     (
         "exponental",

@@ -16,7 +16,7 @@ from allennlp.training.callbacks import TrainerCallback
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 from torch import Tensor
 
-from allennlp_ema import ExponentialMovingAverage, MovingAverage
+from allennlp_ema import ExponentialMovingAverage, MovingAverage, UniformMovingAverage
 from tests.support.every_average import EVERY_AVERAGE
 from tests.support.training_runs import (
     KEEP_EVERY_UPDATE,
@@ -66,7 +66,30 @@ def weights(trainer: Any) -> Dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
 
+class EveryOther(UniformMovingAverage):
+    """It leaves updates out by itself."""
+
+    def apply(self, num_updates: Optional[int] = None) -> None:
+        assert num_updates is not None
+        if num_updates % 2 == 0:
+            super().apply(num_updates)
+
+
+EVERY_OTHER = {"type": f"{__name__}.EveryOther"}
+
+
 class TestCounts:
+    @pytest.mark.parametrize("is_in_optimizer", [False, True])
+    def test_an_average_may_leave_updates_out(self, is_in_optimizer: bool, tmp_path: Path) -> None:
+        averaging = {"type": "moving_average", "optimizer": ADAM, "moving_average": EVERY_OTHER}
+        trainer = {"optimizer": averaging} if is_in_optimizer else {"moving_average": EVERY_OTHER}
+        train_here(tagger_config(**trainer), tmp_path / "run", interrupt_at=(2, 3))
+        train_here(tagger_config(**trainer), tmp_path / "run", recover=True)
+        _, state = latest_checkpoint(tmp_path / "run")
+        state = state["optimizer" if is_in_optimizer else "moving_average"]
+        counts = (state["moving_average"] if is_in_optimizer else state)["counts"]
+        assert (counts["num_updates"], counts["num_averaged"]) == (24, 12)
+
     def test_batches_caught_up_with_are_no_updates(self, tmp_path: Path) -> None:
         config = tagger_config(moving_average=OURS)
         train_here(config, tmp_path / "run", interrupt_at=(2, 3))

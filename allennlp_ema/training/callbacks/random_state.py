@@ -15,6 +15,7 @@ import torch.distributed as dist
 from allennlp.common import Tqdm
 from allennlp.common.util import is_distributed
 from allennlp.data import DataLoader, TensorDict
+from allennlp.modules.encoder_base import _EncoderBase
 from allennlp.training import GradientDescentTrainer
 from allennlp.training.callbacks import TrainerCallback
 
@@ -42,8 +43,9 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
     loader may carry its order over from one epoch to the next. So after `--recover` the callback
     iterates over the validation data once for each earlier validation.
 
-    The checkpoint also holds what AllenNLP leaves out: the scale of `GradScaler` and, in the middle
-    of an epoch, the sums of the losses and the counts of the model's metrics.
+    The checkpoint also holds what AllenNLP leaves out: the scale of `GradScaler`, the states that
+    stateful encoders carry from batch to batch and, in the middle of an epoch, the sums of the
+    losses and the counts of the model's metrics.
 
     The promise has limits:
 
@@ -154,6 +156,11 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
             "generators": _all_generators(),
             "epoch": self._partial_epoch.state_dict(trainer.model) if is_within_epoch else None,
             "scaler": {} if trainer._scaler is None else trainer._scaler.state_dict(),
+            "encoders": {
+                name: tuple(state.detach().cpu() for state in encoder._states)
+                for name, encoder in trainer.model.named_modules()
+                if isinstance(encoder, _EncoderBase) and encoder._states is not None
+            },
         }
 
     def _loaded_state_of_this_worker(self) -> Optional[Dict[str, Any]]:
@@ -205,6 +212,11 @@ class RandomStateCallback(ExplainedFromParams, TrainerCallback):
         self._replayed = None
         if state["epoch"] is not None:
             self._partial_epoch.load_state_dict(state["epoch"], trainer)
+        # The state of a former version has no encoders.
+        for name, states in state.get("encoders", {}).items():
+            encoder: Any = trainer.model.get_submodule(name)
+            device = next(encoder.parameters()).device
+            encoder._states = tuple(each.to(device) for each in states)
         _set_all_generators(state["generators"])
 
     def _training_seed(self) -> str:

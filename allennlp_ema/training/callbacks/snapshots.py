@@ -5,6 +5,7 @@ The callback that writes snapshots of the averages during training, for averages
 import logging
 from pathlib import Path
 from typing import Any, Dict, Optional, Union
+from weakref import WeakValueDictionary
 
 from allennlp.common.checks import ConfigurationError
 from allennlp.training import GradientDescentTrainer
@@ -29,6 +30,9 @@ from allennlp_ema.training.training_length import training_length
 from allennlp_ema.weighting.duration import Duration, check_updates
 
 logger = logging.getLogger(__name__)
+
+# Callbacks with the same directory share one, so that they do not write a file at the same time.
+_WRITING: "WeakValueDictionary[Path, Background]" = WeakValueDictionary()
 
 
 @TrainerCallback.register("moving_average_snapshots")
@@ -117,7 +121,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
         self.keep = keep
         self.directory = directory
         self._path = Path(serialization_dir) / directory
-        self._writing = Background()
+        self._writing = _WRITING.setdefault(self._path, Background())
         self._num_updates_taken = 0
         self._latest: Dict[str, TakenSnapshot] = {}
         # Whether a snapshot is gathered from the shards of all workers.
@@ -144,6 +148,7 @@ class MovingAverageSnapshotsCallback(ExplainedFromParams, TrainerCallback):
                 )
         for average in self._average.members():
             check_writable(average)
+        self._writing.wait()
         if is_primary:
             for path, num_updates in snapshot_paths(self._path).items():
                 if num_updates > self._average.num_updates or path.suffix == PARTIAL:

@@ -13,6 +13,7 @@ from allennlp.models import archival
 from allennlp.nn import util as nn_util
 from allennlp.training import util as training_util
 from allennlp.training.callbacks.should_validate import ShouldValidateCallback
+from allennlp.training.callbacks.track_epoch import TrackEpochCallback
 from allennlp.training.checkpointer import Checkpointer
 from allennlp.training.gradient_descent_trainer import GradientDescentTrainer
 from allennlp.training.learning_rate_schedulers import (
@@ -31,6 +32,7 @@ from allennlp_ema.training.repairs.best_model import (
 from allennlp_ema.training.repairs.checkpoints import (
     read_the_newest_whole_checkpoint,
     record_checkpoints_on_every_worker,
+    remove_old_checkpoints_alone,
     save_raw_weights_during_validation,
     skip_foreign_checkpoints,
     write_whole_checkpoints,
@@ -55,6 +57,7 @@ from allennlp_ema.training.repairs.torch_versions import (
     reduce_on_plateau_takes_no_verbose,
     torch_load_is_strict,
 )
+from allennlp_ema.training.repairs.track_epoch import count_the_epochs_of_the_checkpoint
 from allennlp_ema.training.repairs.trainer import (
     average_real_steps_only,
     begin_an_average_that_the_checkpoint_lacks,
@@ -135,7 +138,9 @@ REPAIRS = [
     Repair(write_whole_best_models, of=GradientDescentTrainer),
     Repair(continue_with_the_best_model_of_the_checkpoint, of=GradientDescentTrainer),
     Repair(write_whole_metrics_and_archives, of=archival),
+    Repair(remove_old_checkpoints_alone, of=Checkpointer),
     Repair(remove_old_checkpoints_on_each_node, of=Checkpointer),
+    Repair(count_the_epochs_of_the_checkpoint, of=TrackEpochCallback),
     Repair(continue_with_other_workers, of=training_util),
     Repair(restore_gradual_unfreezing, of=SlantedTriangular),
     Repair(keep_what_combined_had_set, of=CombinedLearningRateScheduler),

@@ -90,6 +90,8 @@ def continue_with_the_best_model_of_the_checkpoint() -> None:
             metrics, epoch = try_train(self)
         finally:
             self._num_epochs = num_epochs
+        if (epochs, batches) > (0, 0) and self._best_model_filename is None:
+            last_metrics = _save_last_model(self, last_metrics)
         _write_whole_best_model(self)
         if best_model_file_of(self).is_own:
             best_model_file_of(self).remove_previous()
@@ -97,6 +99,17 @@ def continue_with_the_best_model_of_the_checkpoint() -> None:
         return metrics if "epoch" in metrics else {**metrics, **last_metrics}, epoch
 
     trainer._try_train = continue_with_the_best_model
+
+
+def _save_last_model(trainer: Any, metrics: Dict[str, Any]) -> Dict[str, Any]:
+    """Writes the model of the last checkpoint, and returns its metrics without the best ones."""
+    best = best_model_file_of(trainer)
+    trainer._best_model_filename = str(best.path)
+    # The model holds its averages by now.
+    if best.is_own:
+        trainer._save_model_state(best.path)
+    logger.warning("No epoch is left to train, so best.th has the averages of the last epoch")
+    return {key: value for key, value in metrics.items() if not key.startswith("best_")}
 
 
 def _write_whole_best_model(trainer: Any) -> None:

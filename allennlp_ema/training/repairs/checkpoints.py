@@ -3,6 +3,7 @@ Repairs of AllenNLP's checkpoints, without which `--recover` fails or uses wrong
 """
 
 import functools
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
@@ -88,6 +89,23 @@ def write_whole_checkpoints() -> None:
 
     checkpointer.save_checkpoint = write_whole
     checkpointer._find_all_checkpoints = find_checkpoints
+
+
+def remove_old_checkpoints_alone() -> None:
+    """
+    To remove an old checkpoint, AllenNLP deleted all files whose names begin as its names do. With
+    that of batch 1 it deleted those of batches 10 to 19, and so the newest ones.
+    """
+
+    def remove(self: Any, epochs_completed: int, batches_in_epoch_completed: int) -> None:
+        point = epochs_completed, batches_in_epoch_completed
+        for path in Path(self._serialization_dir).glob(f"*_state_e{epochs_completed}_b*.th"):
+            names = self._parse_model_state_path(path), self._parse_training_state_path(path)
+            if point in names:
+                path.unlink()
+
+    checkpointer: Any = Checkpointer
+    checkpointer._remove_checkpoint = remove
 
 
 def read_the_newest_whole_checkpoint() -> None:

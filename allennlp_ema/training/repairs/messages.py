@@ -2,10 +2,11 @@
 Repairs of AllenNLP's errors and warnings that do not tell a user what to do.
 """
 
+import functools
 import warnings
 from typing import Any, Callable, List, Optional
 
-from allennlp.common import Params, Registrable
+from allennlp.common import Lazy, Params, Registrable
 from allennlp.common.checks import ConfigurationError
 from allennlp.training.moving_average import MovingAverage as AllenNLPMovingAverage
 
@@ -19,7 +20,8 @@ def explain_a_wrong_moving_average() -> None:
     """
     The trainer asks AllenNLP's own base class for an average. The error of that class calls
     `"moving_average": 0.999` "a `params` object that was not a `Params`". It suggests no name for a
-    misspelt `"type"`.
+    misspelt `"type"`. `Lazy` takes `"moving_average": false` for an empty object, and so for the
+    default average.
     """
     stock = vars(AllenNLPMovingAverage).get("from_params", AllenNLPMovingAverage.from_params)
 
@@ -37,8 +39,20 @@ def explain_a_wrong_moving_average() -> None:
             check_type(MovingAverage, params)
         return stock.__func__(cls, params, constructor_to_call, constructor_to_inspect, **extras)
 
+    lazy: Any = Lazy
+    make_lazy = lazy.__init__
+
+    @functools.wraps(make_lazy)
+    def check_lazy(self: Any, constructor: Any, params: Any = None, *args: Any, **kw: Any) -> None:
+        if constructor is AllenNLPMovingAverage and params is not None:
+            found = misfit("moving_average", params, MovingAverage)
+            if found is not None:
+                raise ConfigurationError(str(found))
+        make_lazy(self, constructor, params, *args, **kw)
+
     average: Any = AllenNLPMovingAverage
     average.from_params = classmethod(from_params)
+    lazy.__init__ = check_lazy
 
 
 def suggest_the_nearest_type() -> None:

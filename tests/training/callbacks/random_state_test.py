@@ -13,7 +13,7 @@ from allennlp.commands.train import TrainModel
 from allennlp.common import Params
 from allennlp.common.checks import ConfigurationError
 from allennlp.data.data_loaders import MultiProcessDataLoader
-from allennlp.models import SimpleTagger
+from allennlp.models import Model, SimpleTagger
 from allennlp.training.callbacks import TrainerCallback
 
 from allennlp_ema.training.callbacks import random_state
@@ -131,6 +131,48 @@ def test_recovered_run_is_the_same_run(straight: Path, interrupt_at: Any, tmp_pa
 
 
 @pytest.mark.everywhere
+def with_stateful_encoder() -> Dict[str, Any]:
+    plain = config(SHUFFLED)
+    encoder = {"type": "lstm", "input_size": 6, "hidden_size": 4, "stateful": True}
+    plain["model"]["encoder"] = encoder
+    return plain
+
+
+@Model.register("epoch_tagger")
+class EpochTagger(SimpleTagger):
+    """Its loss depends on the epoch."""
+
+    epoch = 0
+
+    def forward(self, *args: Any, **inputs: Any) -> Dict[str, Any]:
+        output = super().forward(*args, **inputs)
+        if self.training:
+            output["loss"] = output["loss"] * (1 + self.epoch)
+        return output
+
+
+def with_epochs() -> Dict[str, Any]:
+    plain = config(
+        SHUFFLED,
+        callbacks=("track_epoch_callback", "random_state"),
+        optimizer={"type": "sgd", "lr": 0.1},
+    )
+    plain["model"]["type"] = "epoch_tagger"
+    return plain
+
+
+@pytest.mark.parametrize("make", [with_stateful_encoder, with_epochs])
+@pytest.mark.parametrize("interrupt_at", [(2, 3), (1, 6)])
+def test_what_a_model_carries_from_batch_to_batch_is_the_same(
+    make: Any, interrupt_at: Any, tmp_path: Path
+) -> None:
+    train_here(make(), tmp_path / "straight")
+    train_here(make(), tmp_path / "recovered", interrupt_at=interrupt_at)
+    train_here(make(), tmp_path / "recovered", recover=True)
+    ends = [best_weights(tmp_path / name) for name in ("straight", "recovered")]
+    assert differences(*ends) == []
+
+
 def test_recovered_from_a_checkpoint_of_the_last_batch_of_an_epoch(tmp_path: Path) -> None:
     train_here(CONFIGS["shuffled"], tmp_path / "straight")
     train_here(CONFIGS["shuffled"], tmp_path / "run", interrupt_at=(2, 1))

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List
@@ -11,6 +12,7 @@ from allennlp.training.moving_average import ExponentialMovingAverage as AllenNL
 from safetensors.numpy import load_file
 
 from allennlp_ema import MovingAverage
+from allennlp_ema.averages import snapshot_files
 from allennlp_ema.averages.snapshot_files import find_snapshots, snapshot_paths
 from tests.support.training_runs import latest_checkpoint, tagger_config, train_here
 
@@ -224,3 +226,18 @@ def test_a_training_without_averages_that_can_be_written_is_refused(tmp_path):
         ConfigurationError, match="cannot write the averages of a model that SimpleNamespace shards"
     ):
         run.start()
+
+
+def test_two_callbacks_wait_for_each_other(tmp_path, monkeypatch):
+    write = snapshot_files._write_safetensors
+
+    def write_slowly(*args):
+        write(*args)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(snapshot_files, "_write_safetensors", write_slowly)
+    plain = config({"decay": 0.9}, every_num_updates=3)
+    plain["trainer"]["callbacks"].append("moving_average_snapshots")
+    plain["trainer"]["num_epochs"] = 2
+    train_here(plain, tmp_path)
+    assert updates(tmp_path / "averages") == [3, 6, 9, 12]
