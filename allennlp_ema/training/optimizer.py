@@ -335,3 +335,4 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
             {key: value for key, value in state_dict.items() if key != _AVERAGE_KEY}
         )
         load_average()
+        self._left_out = 0
