@@ -51,7 +51,7 @@ class TrainerContract(AllenNLPMovingAverage):
         `ConfigurationError` : if a duration in the configuration is not resolved.
         Nothing is changed then.
         """
-        if any(member.running.is_locked or member.is_assigned for member in self.members()):
+        if any(member.running.assigned is not None for member in self.members()):
             raise RuntimeError(
                 "the parameters hold their averages at present, so there is nothing to average: "
                 "call restore() before apply()"
@@ -342,7 +342,9 @@ class TrainerContract(AllenNLPMovingAverage):
             these are the parameters of all members. They are raw also while averages are assigned.
         """
         values: Dict[str, Tensor] = {}
-        # The assigned member comes last, because only it knows the raw values of its parameters.
-        for member in sorted(self.members(), key=lambda each: each.is_assigned):
+        for member in self.members():
             values.update(member.running.shadow_weights.raw_values())
-        return values.items()
+        # Only the assigned average knows the raw values of its parameters.
+        assigned = self.active_member().running.assigned
+        raw = {} if assigned is None else assigned.shadow_weights.raw_values()
+        return {name: raw.get(name, value) for name, value in values.items()}.items()

@@ -22,7 +22,7 @@ class _AssignmentLock:
     """Records the assigned average. Averages of the same parameters share one lock."""
 
     def __init__(self) -> None:
-        self.holder: Any = None
+        self.holder: Optional[RunningAverage] = None
 
 
 class RunningAverage:
@@ -56,9 +56,9 @@ class RunningAverage:
         self._pending_states: Dict[str, Any] = {}
 
     @property
-    def is_locked(self) -> bool:
-        """Whether this average or another one of the same parameters is assigned."""
-        return self._lock.holder is not None
+    def assigned(self) -> Optional["RunningAverage"]:
+        """The average that is assigned: this one, or another one of the same parameters."""
+        return self._lock.holder
 
     def moves(self, update: Update) -> List[Move]:
         """The shadow weights that an update moves, each with its weight."""

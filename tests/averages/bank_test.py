@@ -265,6 +265,9 @@ def test_a_member_is_not_updated_while_another_is_assigned():
     with pytest.raises(RuntimeError, match=r"restore\(\) before apply\(\)"):
         average.averages["last"].apply()
     assert average.averages["last"].counts == before
+    # Each knows the raw values, also while another is assigned.
+    for each in (average, average.averages["fast"], average.averages["last"]):
+        assert dict(each.named_raw_values())["weight"].tolist() == [1.0, 1.0, 1.0]
     average.averages["fast"].restore()
     average.averages["last"].apply()
     assert average.averages["last"].counts.num_averaged == 3
