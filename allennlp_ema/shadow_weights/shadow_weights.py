@@ -165,7 +165,6 @@ class ShadowWeights:
                     self.shadows[index].copy_(value)
                 else:
                     swap.load(index, value)
-        torch.clear_autocast_cache()
 
     def lerp(self, other: "ShadowWeights", weight: float) -> None:
         """
@@ -198,7 +197,6 @@ class ShadowWeights:
             self._swap.assign()
             for follower in self.followers if names is None else []:
                 follower.assign()
-            torch.clear_autocast_cache()
         except BaseException:
             self._restore()
             raise
@@ -220,8 +218,6 @@ class ShadowWeights:
         if swap is not None:
             swap.restore()
             self._swap = None
-            # `torch.autocast` would go on with the half-precision copies of the assigned values.
-            torch.clear_autocast_cache()
 
     def keep_assigned(self) -> None:
         """

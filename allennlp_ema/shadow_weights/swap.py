@@ -4,6 +4,7 @@ The swap of values between parameters and shadows. An exception leaves it comple
 
 from typing import Any, Collection, Dict, List, Optional, Sequence, Set
 
+import torch
 from torch import Tensor
 
 from allennlp_ema.shadow_weights.blocks import blocks_of, scratch_for
@@ -76,6 +77,7 @@ class Swap:
         self.average(index).copy_(value)
         if index in self._raw:
             self.parameters[index].data.copy_(value)
+            torch.clear_autocast_cache()
 
     def assign(self) -> None:
         """Gives the parameters the shadows' values."""
@@ -86,6 +88,8 @@ class Swap:
         for index in self._raw:
             if not self.is_exchanged(index):
                 self.parameters[index].data.copy_(self._shadows[index])
+        # Within `torch.autocast` the model would go on with half-precision copies of raw values.
+        torch.clear_autocast_cache()
 
     def restore(self) -> None:
         """Gives the parameters their raw values again, bit for bit, after half a swap too."""
@@ -97,6 +101,7 @@ class Swap:
             raw = self._memories.get(index, raw)
             if raw.data_ptr() != self.parameters[index].data_ptr():
                 self.parameters[index].data.copy_(raw)
+        torch.clear_autocast_cache()
 
     def _all_blocks(self) -> List["_Block"]:
         if self._blocks is None:

@@ -273,8 +273,13 @@ def test_autocast_computes_with_the_values_that_are_there() -> None:
         student = model(torch.ones(1))
         with average.average_values():
             teacher = model(torch.ones(1))
+            state = average.state_dict()
+            state["averages"]["weight"].fill_(2.0)
+            average.load_state_dict(state)
+            other_teacher = model(torch.ones(1))
         again = model(torch.ones(1))
-    assert [student.item(), teacher.item(), again.item()] == [8.0, 4.0, 8.0]
+    outputs = [student, teacher, other_teacher, again]
+    assert [output.item() for output in outputs] == [8.0, 4.0, 2.0, 8.0]
     student.backward()
     assert model.weight.grad.item() == 1.0
 
