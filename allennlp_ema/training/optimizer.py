@@ -27,6 +27,7 @@ from allennlp_ema.averages.exponential import ExponentialMovingAverage
 from allennlp_ema.averages.moving_average import MovingAverage
 from allennlp_ema.averages.states import copied
 from allennlp_ema.common.from_params import ExplainedFromParams
+from allennlp_ema.training.update_numbers import UpdateNumbers
 from allennlp_ema.weighting.decay_schedules import ConstantDecay
 
 logger = logging.getLogger(__name__)
@@ -127,8 +128,7 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         self.optimizer: torch.optim.Optimizer = inner
         self.moving_average: MovingAverage = average
         self._averages_at_step = True
-        # The number of the latest update that the average did not count.
-        self._left_out = 0
+        self._numbers = UpdateNumbers(average)
         # How often and to which parameters averages were assigned before `swap_weights` restored
         # the raw values, so that its next call can assign them again.
         self._num_set_aside = 1
@@ -188,11 +188,7 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
         # Some optimizers take no closure, for example AllenNLP's "multi".
         loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
         if self._averages_at_step:
-            counted = self.moving_average.num_updates
-            number = max(counted, self._left_out) + 1
-            self.moving_average.apply(number)
-            # The `apply` of a user's own average may leave updates out.
-            self._left_out = number if self.moving_average.num_updates == counted else 0
+            self._numbers.apply(self.moving_average.apply)
         return loss
 
     def hand_over_average(self) -> MovingAverage:
@@ -335,4 +331,5 @@ class MovingAverageOptimizer(ExplainedFromParams, Optimizer):
             {key: value for key, value in state_dict.items() if key != _AVERAGE_KEY}
         )
         load_average()
-        self._left_out = 0
+        # The updates go on from those of the state.
+        self._numbers = UpdateNumbers(self.moving_average)

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from allennlp_ema.training.replaced import replaced
 from allennlp_ema.training.training_length import training_length
+from allennlp_ema.training.update_numbers import UpdateNumbers
 from allennlp_ema.weighting.weighting import AveragingCounts
 
 logger = logging.getLogger(__name__)
@@ -202,8 +203,7 @@ class _RealSteps:
             trainer._start_after_epochs_completed + trainer._start_after_batches_in_epoch_completed
             > 0
         )
-        # The number of the latest update that the average did not count.
-        self._left_out = 0
+        self._numbers = UpdateNumbers(self._average)
 
     def __getstate__(self) -> Dict[str, Any]:
         # A copy of an optimizer has no `step` of its own. That of a learning rate scheduler cannot
@@ -220,12 +220,8 @@ class _RealSteps:
         if self._took_a_step:
             if _is_ours(self._average):
                 # An average that begins at a checkpoint without one has counted no updates yet.
-                counted = self._average.num_updates
-                if num_updates is None or counted or self._left_out or not self._is_continued:
-                    num_updates = max(counted, self._left_out) + 1
-                self._apply(num_updates)
-                # The `apply` of a user's own average may leave updates out.
-                self._left_out = num_updates if self._average.num_updates == counted else 0
+                before = num_updates - 1 if num_updates and self._is_continued else 0
+                self._numbers.apply(self._apply, before)
             else:
                 self._apply(num_updates)
         self._took_a_step = not self._may_skip_steps
