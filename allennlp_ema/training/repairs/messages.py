@@ -25,6 +25,11 @@ def explain_a_wrong_moving_average() -> None:
     """
     stock = vars(AllenNLPMovingAverage).get("from_params", AllenNLPMovingAverage.from_params)
 
+    def check(params: Any) -> None:
+        found = misfit("moving_average", params, MovingAverage)
+        if found is not None:
+            raise ConfigurationError(str(found))
+
     def from_params(
         cls: Any,
         params: Any,
@@ -33,9 +38,7 @@ def explain_a_wrong_moving_average() -> None:
         **extras: Any,
     ) -> Any:
         if cls is AllenNLPMovingAverage:
-            found = misfit("moving_average", params, MovingAverage)
-            if found is not None:
-                raise ConfigurationError(str(found))
+            check(params)
             check_type(MovingAverage, params)
         return stock.__func__(cls, params, constructor_to_call, constructor_to_inspect, **extras)
 
@@ -45,9 +48,7 @@ def explain_a_wrong_moving_average() -> None:
     @functools.wraps(make_lazy)
     def check_lazy(self: Any, constructor: Any, params: Any = None, *args: Any, **kw: Any) -> None:
         if constructor is AllenNLPMovingAverage and params is not None:
-            found = misfit("moving_average", params, MovingAverage)
-            if found is not None:
-                raise ConfigurationError(str(found))
+            check(params)
         make_lazy(self, constructor, params, *args, **kw)
 
     average: Any = AllenNLPMovingAverage
