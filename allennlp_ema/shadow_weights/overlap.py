@@ -82,7 +82,13 @@ def run(
     current: Pass, weights: Sequence[float], overlaps_on: Optional[torch.device]
 ) -> Optional[Pending]:
     """
-    Runs a pass, in the background if it may overlap with what is next on the device.
+    # Parameters
+
+    current : `Pass`
+    weights : `Sequence[float]`
+        One weight for each member.
+    overlaps_on : `Optional[torch.device]`
+        The device with whose work the whole pass may overlap. `None` if it may not.
 
     # Returns
 

@@ -108,7 +108,7 @@ def _save_last_model(trainer: Any, metrics: Dict[str, Any]) -> Dict[str, Any]:
     # The model holds its averages by now.
     if best.is_own:
         trainer._save_model_state(best.path)
-    logger.warning("No epoch is left to train, so best.th has the averages of the last epoch")
+    logger.warning("No other model was validated, so best.th has the averages of the last epoch")
     return {key: value for key, value in metrics.items() if not key.startswith("best_")}
 
 
